@@ -1,0 +1,1 @@
+"""Capture of document streams, the catalog daemon, queries and export."""

@@ -1,0 +1,1 @@
+"""Legacy generation: blocking drivers wrapped as synchronous ophyd devices."""

@@ -1,0 +1,1 @@
+"""New generation: ophyd-async devices."""

@@ -1,0 +1,1 @@
+"""Plans, stubs and preprocessors; devices only through bluesky's protocols."""

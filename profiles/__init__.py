@@ -1,0 +1,1 @@
+"""The session that joins everything: command line, IPython profile, ready-made profiles."""
