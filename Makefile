@@ -1,0 +1,67 @@
+# Every target does its own set-up: a virtual environment in .venv, and only the packages it needs.
+# Give more to a command with ARGS, e.g.  make demo ARGS="--json"  or  make test ARGS="-k wire".
+
+.DEFAULT_GOAL := help
+.PHONY: help demo shell test lint soak bench clean
+
+VENV ?= .venv
+PYTHON ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+RUNTIME := $(VENV)/.installed-runtime
+DEVELOPMENT := $(VENV)/.installed-development
+
+help:
+	@echo "make demo    the whole idea on simulated instruments: a scan with both generations, then its query"
+	@echo "make shell   an IPython session on simulated instruments"
+	@echo "make test    the test suite"
+	@echo "make lint    ruff, mypy and the import contracts"
+	@echo "make soak    the long-running proofs, too long for the suite"
+	@echo "make bench   the benchmarks"
+	@echo "make clean   remove the virtual environment and every cache"
+
+$(BIN)/python:
+	@for candidate in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    exec "$$candidate" -m venv "$(VENV)"; \
+	  fi; \
+	done; \
+	echo "ophyd-tandem needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11" >&2; exit 1
+
+# The stamps make a second run start at once; a change of what is declared installs again.
+$(RUNTIME): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing ophyd-tandem into $(VENV) (once, one to three minutes) ..."
+	@$(PIP) install --editable . --constraint constraints.txt
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing ophyd-tandem with its test tools into $(VENV) (once, one to three minutes) ..."
+	@$(PIP) install --editable ".[dev]" --constraint constraints.txt
+	@touch $(RUNTIME) $@
+
+demo: $(RUNTIME)
+	@$(BIN)/tandem demo $(ARGS)
+
+shell: $(RUNTIME)
+	@$(BIN)/tandem shell $(ARGS)
+
+test: $(DEVELOPMENT)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEVELOPMENT)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy --strict --cache-dir .mypy_cache/strict coexistence catalog devices/protocols
+	$(BIN)/lint-imports
+
+soak: $(DEVELOPMENT)
+	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+
+bench: $(DEVELOPMENT)
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" $(ARGS) || exit 1; done
+
+clean:
+	rm -rf $(VENV) .venv-lower-bounds .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage

@@ -1,0 +1,163 @@
+"""Fixtures for every test: nothing may be left behind, and the event loop's largest gap can be measured."""
+
+import asyncio
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+# Threads that third-party libraries start once and keep for the life of the process.
+LONG_LIVED_THREADS = (
+    "bluesky-run-engine",  # event loop of bluesky's RunEngine, one for the process
+    "asyncio_",  # default executor of that loop
+    "ThreadPoolExecutor",  # executors of third-party libraries, joined at exit
+    "Dummy-",  # a foreign thread that Python code once ran on
+    "IPythonHistorySavingThread",
+    "tqdm",
+)
+SETTLING_TIME_S = 2.0
+
+
+def _is_long_lived(thread: threading.Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    module = getattr(target, "__module__", "") or ""
+    return thread.name.startswith(LONG_LIVED_THREADS) or module.startswith(("ophyd.", "bluesky.", "tqdm."))
+
+
+def _threads_since(before: set[threading.Thread]) -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t not in before and t.is_alive() and not _is_long_lived(t)]
+
+
+def _wait_until_empty(leftovers: Callable[[], list[object]]) -> list[object]:
+    deadline = time.monotonic() + SETTLING_TIME_S
+    while (found := leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a thread running."""
+    before = set(threading.enumerate())
+    yield
+    left = _wait_until_empty(lambda: list(_threads_since(before)))
+    assert not left, f"threads left behind: {left}"
+
+
+@pytest.fixture
+def no_task_left_behind() -> Iterator[Callable[[], None]]:
+    """Return a check that fails when the running loop has tasks besides the caller's."""
+    yield lambda: _assert_no_task()
+
+
+def _assert_no_task() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not others, f"tasks left behind: {others}"
+
+
+def _open_descriptors() -> dict[int, str]:
+    directory = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    found = {}
+    for entry in os.listdir(directory):
+        try:
+            found[int(entry)] = os.readlink(f"{directory}/{entry}")
+        except OSError:
+            continue  # the listing's own descriptor
+    return found
+
+
+@pytest.fixture
+def no_descriptor_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a file descriptor open."""
+    gc.collect()
+    before = _open_descriptors()
+    yield
+    gc.collect()
+
+    def leftovers() -> list[object]:
+        now = _open_descriptors()
+        return [f"{fd} -> {target}" for fd, target in now.items() if before.get(fd) != target]
+
+    left = _wait_until_empty(leftovers)
+    assert not left, f"descriptors left behind: {left}"
+
+
+@pytest.fixture
+def no_process_left_behind() -> Iterator[None]:
+    """Fail a test that leaves a child process running."""
+    before = set(psutil.Process().children(recursive=True))
+    yield
+
+    def leftovers() -> list[object]:
+        children = set(psutil.Process().children(recursive=True)) - before
+        return [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+
+    left = _wait_until_empty(leftovers)
+    assert not left, f"processes left behind: {left}"
+
+
+class LoopGapMeter:
+    """Measures how long an event loop was unable to run anything.
+
+    Parameters
+    ----------
+    loop
+        The running loop to watch; it may run on another thread.
+    interval
+        Time between two looks in seconds.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, interval: float = 0.002) -> None:
+        self._loop = loop
+        self._interval = interval
+        self._last: float | None = None
+        self._running = False
+        self.largest_gap_s = 0.0
+
+    def __enter__(self) -> "LoopGapMeter":
+        self._running = True
+        self._loop.call_soon_threadsafe(self._tick)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._running = False
+        if self._last is not None:  # the gap that is still open counts as well
+            self.largest_gap_s = max(self.largest_gap_s, time.monotonic() - self._last - self._interval)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if self._last is not None:
+            self.largest_gap_s = max(self.largest_gap_s, now - self._last - self._interval)
+        self._last = now
+        if self._running:
+            self._loop.call_later(self._interval, self._tick)
+
+
+@pytest.fixture
+def loop_gap() -> type[LoopGapMeter]:
+    """Return the meter: `with loop_gap(loop) as gap: ...` then `gap.largest_gap_s`."""
+    return LoopGapMeter
+
+
+@pytest.fixture
+def wait_for() -> Callable[..., None]:
+    """Return `wait_for(condition, timeout=5.0)`: waits until the condition holds, or fails the test."""
+
+    def wait_for_condition(condition: Callable[[], object], timeout: float = 5.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"{condition} did not become true within {timeout} s"
+            time.sleep(0.005)
+
+    return wait_for_condition
+
+
+@pytest.fixture
+def repository() -> Path:
+    """Return the folder this clone lies in."""
+    return Path(__file__).parent.parent
