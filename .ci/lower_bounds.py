@@ -1,6 +1,7 @@
 """Print the lowest versions pyproject.toml declares, one pip requirement a line.
 
-The output is a requirements file: what installs with it, and passes the quick tests, is what the declaration promises.
+The output is a requirements file: what installs with it and passes the quick tests is what the
+declaration promises.
 """
 
 import re

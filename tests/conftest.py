@@ -5,7 +5,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -50,14 +50,11 @@ def no_thread_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
-def no_task_left_behind() -> Iterator[Callable[[], None]]:
-    """Return a check that fails when the running loop has tasks besides the caller's."""
-    yield lambda: _assert_no_task()
-
-
-def _assert_no_task() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    assert not others, f"tasks left behind: {others}"
+async def no_task_left_behind() -> AsyncIterator[None]:
+    """Fail an asynchronous test that leaves a task running on its loop."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks left behind: {left}"
 
 
 def _open_descriptors() -> dict[int, str]:
