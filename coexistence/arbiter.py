@@ -1,0 +1,973 @@
+"""Who owns a wire: one fair line for threads and asyncio tasks.
+
+An :class:`Arbiter` hands ownership to the next in line itself; nobody can grab it in passing. Every request names an
+owner and a time limit. Before anyone waits, the wait-for graph over all arbiters is walked, so that a circle is an
+error for the one who would close it and never a hang.
+
+The uncontended path takes one uncontended ``threading.Lock`` and makes no system call. Signal handlers may raise
+between any two bytecodes of the main thread; every change of state is therefore a step that can be repeated
+(:meth:`Arbiter._advance`), and the ways in and out repeat it when an exception passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from enum import IntEnum
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+from coexistence.errors import (
+    AcquireTimeout,
+    CoexistenceError,
+    ConfigError,
+    DeadlockDetected,
+    DeadlockMember,
+    GuardNotHeld,
+    GuardRevoked,
+    LockOrderViolation,
+    LoopBlocked,
+    WouldDeadlock,
+)
+
+LOOP_PATIENCE_S = 0.05
+"""How long a blocking acquisition may stop an event loop, in seconds."""
+
+LONGEST_TIMEOUT_S = 86_400.0
+"""The largest time limit that is accepted, in seconds: there is no "for ever"."""
+
+_REAP_INTERVAL_S = 0.1
+"""How often those who wait look whether the holder has died or outstayed its max_hold."""
+
+_SAMPLE_BATCH = 256
+
+Party = threading.Thread | asyncio.Task[Any]
+"""Who waits or holds: reentrancy and the wait-for graph go by this object's identity, never by name or number."""
+
+_running_loop = asyncio._get_running_loop
+_current_thread = threading.current_thread
+_current_task = asyncio.current_task
+
+
+class Rank(IntEnum):
+    """Which line a request waits in; within a rank it is first in, first out."""
+
+    URGENT = 0
+    """Before everybody who waits: stop commands."""
+    NORMAL = 1
+    BACKGROUND = 2
+    """Only when nobody else waits: polls and shadow readings."""
+
+
+class State(IntEnum):
+    """The life of a :class:`Hold`."""
+
+    NEW = 0
+    QUEUED = 1
+    HELD = 2
+    RELEASING = 3
+    """Released, but an exchange made under it is still on the wire."""
+    REVOKED = 4
+    ENDED = 5
+
+
+NEW, QUEUED, HELD, RELEASING, REVOKED, ENDED = State
+
+_held: dict[Party, Hold] = {}
+"""The newest hold of each party; older ones hang on it by ``_outer``."""
+
+_waiting: dict[Party, Hold] = {}
+"""What each party that waits is waiting for. Changed under ``_graph`` only."""
+
+_graph = threading.Lock()
+
+
+def current_party() -> Party:
+    """Return the running task, or the running thread where there is no task."""
+    loop = _running_loop()
+    if loop is None:
+        return _current_thread()
+    return _current_task(loop) or _current_thread()
+
+
+class Mailbox:
+    """What one event loop waits for at one arbiter: a single wake-up and a single timer serve all of it."""
+
+    __slots__ = ("_arbiter", "_due", "_loop", "_posted", "_scheduled", "_timer")
+
+    def __init__(self, arbiter: Arbiter, loop: asyncio.AbstractEventLoop) -> None:
+        self._arbiter = arbiter
+        self._loop = loop
+        self._posted: deque[tuple[Callable[..., None], Any]] = deque()
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = float("inf")
+
+    def post(self, function: Callable[..., None], argument: Any) -> bool:
+        """Have the loop call ``function(argument)`` soon; from any thread. False when the loop is closed."""
+        self._posted.append((function, argument))
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:
+                self._posted.clear()
+                return False
+        return True
+
+    def _deliver(self) -> None:
+        self._scheduled = False
+        posted = self._posted
+        while posted:
+            function, argument = posted.popleft()
+            function(argument)
+
+    def watch(self, deadline: float) -> None:
+        """See to it that a request of this loop is ended when its deadline passes (loop thread only)."""
+        if deadline < self._due:
+            self._arm(deadline)
+
+    def _arm(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        now = perf_counter()
+        self._due = min(deadline, now + _REAP_INTERVAL_S)
+        self._timer = self._loop.call_later(max(self._due - now, 0.0), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._due = float("inf")
+        following = self._arbiter._expire(self)
+        if following is not None:
+            self._arm(following)
+
+
+class Hold:
+    """One request for an arbiter and, when granted, the ownership itself.
+
+    A context manager for threads (``with``) and for tasks (``async with``). Ownership lasts from entering to leaving
+    the block, on every way out. Cancelling a task that waits in line takes it out of the line; cancelling one that
+    has just been granted hands the ownership on.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_acquired_at",
+        "_arbiter",
+        "_asker",
+        "_depth",
+        "_entered",
+        "_max_hold",
+        "_operations",
+        "_outer",
+        "_reason",
+        "_root",
+        "_state",
+        "_wake",
+        "_woken",
+        "deadline",
+        "future",
+        "loop",
+        "mailbox",
+        "owner",
+        "party",
+        "rank",
+        "server",
+        "timeout",
+        "waited",
+    )
+
+    _acquired_at: float
+    _asker: Party
+    _depth: int
+    _outer: Hold | None
+    _reason: str
+    _root: Hold
+    _wake: Callable[[], None]
+    _woken: bool
+    deadline: float
+    """When the request's time in line is over, on :func:`time.perf_counter`'s clock."""
+    future: asyncio.Future[Any]
+    """What the asking task awaits, for requests made on an event loop."""
+    loop: asyncio.AbstractEventLoop | None
+    """The event loop that must run for this hold to end; ``None`` where none is needed."""
+    mailbox: Mailbox | None
+    party: Party
+    server: threading.Thread | None
+    """The worker thread that will hold the wire on behalf of the asking task."""
+
+    def __init__(
+        self,
+        arbiter: Arbiter,
+        owner: str,
+        timeout: float = 2.0,
+        rank: Rank = Rank.NORMAL,
+        max_hold: float | None = None,
+    ) -> None:
+        try:
+            if not 0.0 <= timeout <= LONGEST_TIMEOUT_S or not owner:
+                raise TypeError
+        except TypeError:
+            raise _wrong_request(owner, timeout) from None
+        self._arbiter = arbiter
+        self.owner = owner
+        self.timeout = timeout
+        self.rank = rank
+        self.waited = 0.0
+        self._max_hold = max_hold
+        self._state = NEW
+        self._entered = False
+        self._operations = 0
+        self._woken = True
+        self.server = None
+
+    @property
+    def state(self) -> State:
+        """Where this request stands."""
+        return self._state
+
+    @property
+    def held_for(self) -> float:
+        """Seconds since the ownership was granted; 0 before that."""
+        return perf_counter() - self._acquired_at if self._state > QUEUED else 0.0
+
+    def __enter__(self) -> Self:
+        loop = _running_loop()
+        party: Party = _current_thread() if loop is None else _current_task(loop) or _current_thread()
+        arbiter = self._arbiter
+        outer = _held.get(party)
+        try:
+            if outer is None:
+                with arbiter._mutex:
+                    if arbiter._holder is None and arbiter._closed is None:
+                        arbiter._holder = self
+                        self._state = HELD
+                        self._root = self
+                        self._depth = 1
+                        self._outer = None
+                        self.loop = loop
+                        self.party = party
+                        self._entered = True
+                        _held[party] = self
+                        self._acquired_at = perf_counter()
+                        return self
+            arbiter._acquire_blocking(self, party, loop, outer)
+        except BaseException:
+            arbiter._abandon(self)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        arbiter = self._arbiter
+        try:
+            with arbiter._mutex:
+                if (
+                    self._root is not self
+                    or self._depth != 1
+                    or self._operations
+                    or self._state is not HELD
+                    or self._outer is not None
+                    or _held.get(self.party) is not self
+                ):
+                    arbiter._leave(self)
+                    return
+                self._state = ENDED
+                self._entered = False
+                del _held[self.party]
+                arbiter._holder = None
+                if arbiter._length:
+                    arbiter._advance()
+            arbiter._note(self)
+        except BaseException:
+            arbiter._repair(self)
+            raise
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        party: Party = _current_task(loop) or _current_thread()
+        arbiter = self._arbiter
+        outer = _held.get(party)
+        try:
+            if outer is None:
+                with arbiter._mutex:
+                    if arbiter._holder is None and arbiter._closed is None:
+                        arbiter._holder = self
+                        self._state = HELD
+                        self._root = self
+                        self._depth = 1
+                        self._outer = None
+                        self.loop = loop
+                        self.party = party
+                        self._entered = True
+                        _held[party] = self
+                        self._acquired_at = perf_counter()
+                        return self
+            await arbiter._acquire_async(self, party, loop, outer)
+        except BaseException:
+            arbiter._abandon(self)
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.__exit__(exc_type, exc, traceback)
+
+    def release(self) -> None:
+        """End the ownership before the block does; doing so twice is harmless."""
+        if self._entered:
+            self.__exit__(None, None, None)
+
+    def check(self) -> None:
+        """Raise unless this hold still owns the wire.
+
+        Raises
+        ------
+        GuardRevoked
+            The hold was ended from outside.
+        GuardNotHeld
+            It has not been entered yet, or has been left.
+        """
+        if self._entered:
+            root = self._root
+            if root._state is HELD:
+                return
+            if root._state is REVOKED:
+                raise GuardRevoked(self._arbiter.name, self.owner, root.held_for, root._reason)
+        raise GuardNotHeld(self._arbiter.name, self.owner)
+
+    def begin_operation(self) -> None:
+        """Note that something is under way on the wire; the ownership cannot pass on until it ends.
+
+        Raises
+        ------
+        GuardRevoked, GuardNotHeld
+            As :meth:`check`.
+        """
+        with self._arbiter._mutex:
+            self.check()
+            self._root._operations += 1
+
+    def end_operation(self) -> None:
+        """End what :meth:`begin_operation` began; hands on an ownership that was given up meanwhile."""
+        arbiter = self._arbiter
+        root = self._root
+        try:
+            with arbiter._mutex:
+                root._operations -= 1
+                if root._state is not HELD:
+                    arbiter._pass_on(root)
+        except BaseException:
+            arbiter._repair(self)
+            raise
+
+
+def _wrong_request(owner: object, timeout: object) -> ConfigError:
+    if not isinstance(owner, str) or not owner:
+        return ConfigError(f"owner must be a non-empty string, not {owner!r}: it names you to others who wait")
+    return ConfigError(
+        f"timeout must be between 0 (now or never) and {LONGEST_TIMEOUT_S:g} s, not {timeout!r}: nothing waits for ever"
+    )
+
+
+def _unlink(hold: Hold) -> None:
+    """Take a hold out of its party's chain, wherever it stands there."""
+    party = hold.party
+    newest = _held.get(party)
+    if newest is hold:
+        if hold._outer is None:
+            del _held[party]
+        else:
+            _held[party] = hold._outer
+        return
+    while newest is not None:
+        if newest._outer is hold:
+            newest._outer = hold._outer
+            return
+        newest = newest._outer
+
+
+def holds_of(party: Party) -> Iterator[Hold]:
+    """Yield what a party holds, newest first."""
+    hold = _held.get(party)
+    while hold is not None:
+        yield hold
+        hold = hold._outer
+
+
+def waiting_parties() -> list[tuple[Party, Hold]]:
+    """Return who waits for what, over all arbiters."""
+    with _graph:
+        return list(_waiting.items())
+
+
+def _party_is_gone(party: Party) -> bool:
+    if isinstance(party, threading.Thread):
+        return not party.is_alive()
+    return party.done() or party.get_loop().is_closed()
+
+
+def _set_done(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def forget_wait(party: Party, hold: Hold) -> None:
+    """Take a wait out of the wait-for graph."""
+    if _waiting.get(party) is hold:
+        with _graph:
+            if _waiting.get(party) is hold:
+                del _waiting[party]
+
+
+class Arbiter:
+    """The one line in front of a wire.
+
+    Parameters
+    ----------
+    name
+        The wire's name in messages.
+    order
+        The wire's place in the global order; while holding a wire one may only acquire wires that sort after it.
+        ``None``: outside the order.
+    check_order
+        Whether to raise :class:`LockOrderViolation`; without it, circles are still found when they close.
+    on_samples
+        Called with a list of ``(owner, waited_s, held_s)``, one for each finished hold, in batches.
+    on_revoked
+        Called with the hold when it is ended from outside. The arbiter's mutex is held: it must not block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        order: tuple[int, str] | None = None,
+        check_order: bool = True,
+        on_samples: Callable[[list[tuple[str, float, float]]], None] | None = None,
+        on_revoked: Callable[[Hold], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.order = order
+        self.check_order = check_order
+        self._on_samples = on_samples
+        self._on_revoked = on_revoked
+        self._mutex = threading.Lock()
+        self._holder: Hold | None = None
+        self._lines: tuple[deque[Hold], deque[Hold], deque[Hold]] = (deque(), deque(), deque())
+        self._length = 0
+        self._samples: deque[tuple[str, float, float]] = deque(maxlen=4 * _SAMPLE_BATCH)
+        self._mailboxes: dict[asyncio.AbstractEventLoop, Mailbox] = {}
+        self._closed: Callable[[str], BaseException] | None = None
+
+    def acquire(
+        self, owner: str, timeout: float = 2.0, rank: Rank = Rank.NORMAL, max_hold: float | None = None
+    ) -> Hold:
+        """Ask for ownership; the request is made when the returned hold is entered (``with`` or ``async with``).
+
+        Parameters
+        ----------
+        owner
+            A stable name for whoever asks; shown to others who wait, and in the statistics.
+        timeout
+            Seconds to wait in line; ``0`` means now or :class:`AcquireTimeout`.
+        rank
+            Which line to wait in.
+        max_hold
+            Seconds after which others who wait may end this hold; ``None``: never.
+        """
+        return Hold(self, owner, timeout, rank, max_hold)
+
+    @property
+    def holder(self) -> Hold | None:
+        """Who owns the wire now; a holder that died is noticed here."""
+        if self._holder is not None:
+            with self._mutex:
+                self._reap()
+        return self._holder
+
+    @property
+    def queue(self) -> list[Hold]:
+        """Who waits, in the order in which they will be served."""
+        with self._mutex:
+            return [hold for line in self._lines for hold in line]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def revoke(self, owner: str | None = None, reason: str = "it was revoked") -> bool:
+        """End the present hold (of ``owner`` only, when given); its next use raises :class:`GuardRevoked`.
+
+        The next in line gets the wire at once, or when the exchange that is on the wire has been broken off.
+        Returns whether there was such a hold.
+        """
+        with self._mutex:
+            hold = self._holder
+            if hold is None or hold._state is REVOKED or (owner is not None and hold.owner != owner):
+                return False
+            self._end_from_outside(hold, reason)
+            return True
+
+    def close(self, error: Callable[[str], BaseException]) -> None:
+        """End the line: all who wait, and all who ask later, get ``error(owner)``; the holder is revoked."""
+        with self._mutex:
+            if self._closed is not None:
+                return
+            self._closed = error
+            for line in self._lines:
+                for hold in line:
+                    hold._state = ENDED
+                    if hold.mailbox is not None:
+                        hold.mailbox.post(_set_done, hold.future)
+                    else:
+                        hold._wake()
+                line.clear()
+            self._length = 0
+            holder = self._holder
+            if holder is not None and holder._state is not REVOKED:
+                self._end_from_outside(holder, "the wire was closed")
+            self._mailboxes.clear()
+
+    def drain_samples(self) -> None:
+        """Hand the finished holds not reported yet to ``on_samples``."""
+        samples = self._samples
+        batch: list[tuple[str, float, float]] = []
+        with contextlib.suppress(IndexError):
+            while True:
+                batch.append(samples.popleft())
+        if batch and self._on_samples is not None:
+            self._on_samples(batch)
+
+    # Requests
+
+    def _acquire_blocking(
+        self, hold: Hold, party: Party, loop: asyncio.AbstractEventLoop | None, outer: Hold | None
+    ) -> None:
+        if self._reenter(hold, party, loop, outer):
+            return
+        gate = threading.Lock()
+        gate.acquire()
+        hold._wake = gate.release
+        started = perf_counter()
+        patience = hold.timeout if loop is None else min(hold.timeout, LOOP_PATIENCE_S)
+        deadline = started + patience
+        if self._enqueue(hold, party, loop, started, None, blocks=loop):
+            return
+        try:
+            while not gate.acquire(timeout=max(min(deadline - perf_counter(), _REAP_INTERVAL_S), 0.0)):
+                with self._mutex:
+                    self._reap()
+                    if hold._state is not QUEUED:
+                        break
+                    if perf_counter() >= deadline:
+                        self._leave_line(hold)
+                        raise self._late(hold, on_loop=patience < hold.timeout)
+        finally:
+            forget_wait(party, hold)
+        if hold._state is ENDED:
+            raise self._ended(hold)
+        hold._entered = True
+
+    async def _acquire_async(
+        self, hold: Hold, party: Party, loop: asyncio.AbstractEventLoop, outer: Hold | None
+    ) -> None:
+        if self._reenter(hold, party, loop, outer):
+            return
+        mailbox = self.mailbox(loop)
+        future: asyncio.Future[None] = loop.create_future()
+        hold.future = future
+
+        def wake() -> None:
+            mailbox.post(_set_done, future)
+
+        hold._wake = wake
+        if self._enqueue(hold, party, loop, perf_counter(), mailbox):
+            return
+        mailbox.watch(hold.deadline)
+        try:
+            await future
+        finally:
+            forget_wait(party, hold)
+        if hold._state is ENDED:
+            raise self._ended(hold)
+        hold._entered = True
+
+    def submit(
+        self,
+        hold: Hold,
+        server: threading.Thread,
+        wake: Callable[[], None],
+        mailbox: Mailbox,
+        party: Party,
+    ) -> None:
+        """Put a request in line that a worker serves and that needs no event loop to end (loop thread only).
+
+        Parameters
+        ----------
+        hold
+            The request. ``hold.future`` is resolved by whoever serves it, or with ``None`` when it leaves the line
+            unserved: :meth:`unserved` then has the reason.
+        server
+            The worker's thread, which becomes the holder.
+        wake
+            Called once when the request is granted, with the mutex held; it must not block.
+        mailbox
+            The asking loop's.
+        party
+            The task that waits; it stays in the wait-for graph until :func:`forget_wait`.
+        """
+        hold.server = server
+        hold._wake = wake
+        outer = _held.get(party)
+        if outer is not None:
+            self._check_order(hold, outer)
+        try:
+            if not self._enqueue(hold, party, None, perf_counter(), mailbox, lonely=outer is None):
+                mailbox.watch(hold.deadline)
+        except BaseException:
+            self._abandon(hold)
+            raise
+
+    def withdraw(self, hold: Hold) -> bool:
+        """Take a request out of the line. False when it was granted already: then its holder must end it."""
+        with self._mutex:
+            if hold._state is QUEUED:
+                self._leave_line(hold)
+                return True
+            return hold._state is not HELD
+
+    def unserved(self, hold: Hold) -> BaseException:
+        """Return why a submitted request left the line without being served."""
+        return self._ended(hold)
+
+    def mailbox(self, loop: asyncio.AbstractEventLoop) -> Mailbox:
+        """Return the loop's mailbox at this arbiter (loop thread only)."""
+        mailbox = self._mailboxes.get(loop)
+        if mailbox is None:
+            with self._mutex:
+                for other in [other for other in self._mailboxes if other.is_closed()]:
+                    del self._mailboxes[other]
+                mailbox = self._mailboxes[loop] = Mailbox(self, loop)
+        return mailbox
+
+    def held_by(self, party: Party) -> Hold | None:
+        """Return the hold that ``party`` has here, if any."""
+        for hold in holds_of(party):
+            if hold._arbiter is self:
+                return hold
+        return None
+
+    # The line
+
+    def _reenter(self, hold: Hold, party: Party, loop: asyncio.AbstractEventLoop | None, outer: Hold | None) -> bool:
+        """Take part in a hold that the same party has, or see that the order allows a new one."""
+        if outer is None:
+            return False
+        mine = self.held_by(party)
+        if mine is None:
+            self._check_order(hold, outer)
+            return False
+        with self._mutex:
+            if mine._state is REVOKED:
+                raise GuardRevoked(self.name, mine.owner, mine.held_for, mine._reason)
+            if mine is hold or mine._state is not HELD:
+                raise GuardNotHeld(self.name, hold.owner)
+            hold._root = mine
+            hold._outer = None
+            hold.party = party
+            hold.loop = loop
+            hold._acquired_at = perf_counter()
+            hold._state = HELD
+            hold._entered = True
+            mine._depth += 1
+        return True
+
+    def _check_order(self, hold: Hold, outer: Hold | None) -> None:
+        if not self.check_order or self.order is None:
+            return
+        later: list[str] = []
+        while outer is not None:
+            other = outer._arbiter
+            if other is not self and other.order is not None and other.order > self.order:
+                later.append(other.name)
+            outer = outer._outer
+        if later:
+            raise LockOrderViolation(self.name, hold.owner, later)
+
+    def _enqueue(
+        self,
+        hold: Hold,
+        party: Party,
+        loop: asyncio.AbstractEventLoop | None,
+        started: float,
+        mailbox: Mailbox | None,
+        *,
+        blocks: asyncio.AbstractEventLoop | None = None,
+        lonely: bool = False,
+    ) -> bool:
+        """Grant the request now (True), or put it in line (False) if no circle closes.
+
+        ``blocks`` is the loop that a blocking request would stop. A ``lonely`` request's party holds nothing, so
+        that a grant needs no entry in the wait-for graph.
+        """
+        hold._asker = hold.party = party
+        hold.loop = loop
+        hold.mailbox = mailbox
+        hold._acquired_at = started
+        hold.deadline = started + hold.timeout
+        with self._mutex:
+            if self._closed is not None:
+                raise self._closed(hold.owner)
+            self._reap()
+            if self._holder is None and (lonely or hold.server is None):
+                self._grant(hold, started)
+                if hold.server is not None:
+                    self._notify(hold)
+                else:
+                    hold._woken = True
+                    hold._entered = True
+                return True
+        with _graph:
+            _waiting[party] = hold
+            with self._mutex:
+                if self._closed is not None:
+                    self._drop_wait(party)
+                    raise self._closed(hold.owner)
+                if self._holder is not None and hold.timeout == 0.0:
+                    self._drop_wait(party)
+                    raise self._late(hold)
+                hold._woken = False
+                hold._root = hold
+                hold._state = QUEUED
+                self._lines[hold.rank].append(hold)
+                self._length += 1
+                self._advance()
+            try:
+                self._walk(hold, party, blocks)
+            except CoexistenceError:
+                with self._mutex:
+                    refused = hold._state is QUEUED
+                    if refused:
+                        self._leave_line(hold)
+                if refused:
+                    self._drop_wait(party)
+                    raise
+        return False
+
+    @staticmethod
+    def _drop_wait(party: Party) -> None:
+        _waiting.pop(party, None)
+
+    def _walk(self, hold: Hold, party: Party, blocks: asyncio.AbstractEventLoop | None) -> None:
+        """Follow who waits for whom; raise if it leads back to ``party`` or to the loop it would block."""
+        thread = _current_thread() if blocks is not None else None
+        trail: list[Hold] = []
+        seen: set[int] = set()
+
+        def follow(waiter: Hold) -> None:
+            trail.append(waiter)
+            seen.add(id(waiter))
+            for ahead in waiter._arbiter._ahead_of(waiter):
+                if blocks is not None and (ahead.loop is blocks or ahead.party is thread):
+                    raise WouldDeadlock(self.name, hold.owner, ahead.owner)
+                if ahead.party is party and ahead is not hold:
+                    raise DeadlockDetected([_member(each) for each in trail])
+                following = _waiting.get(ahead.party)
+                if following is not None and id(following) not in seen:
+                    follow(following)
+            trail.pop()
+
+        follow(hold)
+
+    def _ahead_of(self, waiter: Hold) -> list[Hold]:
+        """Return whose turn comes before the waiter's: the holder first, then those before it in line."""
+        with self._mutex:
+            if waiter._state is not QUEUED:
+                return [waiter] if waiter.server is not None and waiter._state is HELD else []
+            ahead = [self._holder] if self._holder is not None else []
+            for line in self._lines[: waiter.rank + 1]:
+                for each in line:
+                    if each is waiter:
+                        return ahead
+                    ahead.append(each)
+            return ahead
+
+    def _grant(self, hold: Hold, now: float) -> None:
+        """Make a request the holder (mutex held). Every step may be repeated."""
+        hold._root = hold
+        hold._depth = 1
+        hold.waited = max(now - (hold.deadline - hold.timeout), 0.0)
+        hold._acquired_at = now
+        hold._woken = False
+        if hold.server is not None:
+            hold.party = hold.server
+            hold._entered = True
+        if _held.get(hold.party) is not hold:
+            hold._outer = _held.get(hold.party)
+            _held[hold.party] = hold
+        self._holder = hold
+        hold._state = HELD
+
+    def _notify(self, hold: Hold) -> None:
+        """Tell a granted request's waiter (mutex held)."""
+        with contextlib.suppress(RuntimeError):
+            hold._wake()
+        hold._woken = True
+
+    def _advance(self) -> None:
+        """Hand the wire to the next in line if it is free (mutex held). May be repeated after an interruption."""
+        for line in self._lines:
+            while line and line[0]._state is not QUEUED:
+                line.popleft()
+        holder = self._holder
+        if holder is None:
+            for line in self._lines:
+                if line:
+                    holder = line[0]
+                    self._grant(holder, perf_counter())
+                    line.popleft()
+                    self._notify(holder)
+                    break
+        elif holder._state is HELD and holder._root is holder and holder._woken is False:
+            self._notify(holder)
+        self._length = sum(map(len, self._lines))
+
+    def _leave_line(self, hold: Hold) -> None:
+        """Take a waiting request out of the line (mutex held)."""
+        hold._state = ENDED
+        with contextlib.suppress(ValueError):
+            self._lines[hold.rank].remove(hold)
+        self._length = sum(map(len, self._lines))
+
+    def _leave(self, hold: Hold) -> None:
+        """Leave a block other than by the shortest way (mutex held)."""
+        if not hold._entered:
+            return
+        hold._entered = False
+        root = hold._root
+        if hold is not root:
+            hold._state = ENDED
+        root._depth -= 1
+        if root._depth > 0 or root._state is not HELD:
+            return
+        if root._operations:
+            root._state = RELEASING
+            return
+        root._state = ENDED
+        self._pass_on(root)
+        self._note(root)
+
+    def _pass_on(self, root: Hold) -> None:
+        """Hand on an ownership that has ended, unless an exchange made under it is still on the wire (mutex held)."""
+        if root._operations and not (isinstance(root.party, threading.Thread) and not root.party.is_alive()):
+            return
+        if root._state is RELEASING:
+            root._state = ENDED
+        if self._holder is root:
+            _unlink(root)
+            self._holder = None
+            self._advance()
+
+    def _end_from_outside(self, hold: Hold, reason: str) -> None:
+        """Revoke a hold (mutex held)."""
+        hold._reason = reason
+        hold._state = REVOKED
+        if self._on_revoked is not None:
+            self._on_revoked(hold)
+        self._pass_on(hold)
+
+    def _reap(self) -> None:
+        """End a hold whose party has died, or that others have waited for longer than it allows (mutex held)."""
+        hold = self._holder
+        if hold is None or hold._state is not HELD:
+            return
+        if _party_is_gone(hold.party):
+            kind = "thread" if isinstance(hold.party, threading.Thread) else "task"
+            self._end_from_outside(hold, f"its {kind} ended without releasing")
+        elif hold._max_hold is not None and self._length and perf_counter() - hold._acquired_at > hold._max_hold:
+            self._end_from_outside(hold, f"it exceeded its max_hold of {hold._max_hold:g} s while others waited")
+
+    def _expire(self, mailbox: Mailbox) -> float | None:
+        """End the requests of a loop whose time is over; return the next deadline (loop thread only)."""
+        following: float | None = None
+        expired: list[Hold] = []
+        with self._mutex:
+            self._reap()
+            now = perf_counter()
+            for line in self._lines:
+                for hold in list(line):
+                    if hold.mailbox is not mailbox:
+                        continue
+                    if hold.deadline <= now:
+                        self._leave_line(hold)
+                        expired.append(hold)
+                    elif following is None or hold.deadline < following:
+                        following = hold.deadline
+        for hold in expired:
+            _set_done(hold.future)
+        return following
+
+    def _abandon(self, hold: Hold) -> None:
+        """Undo whatever a request got before an exception ended the attempt to enter it."""
+        with self._mutex:
+            if hold._state is QUEUED:
+                self._leave_line(hold)
+            elif hold._state is HELD:
+                if self._holder is hold and not hold._entered:
+                    hold._entered = True
+                self._leave(hold)
+            self._advance()
+        asker = getattr(hold, "_asker", None)
+        if asker is not None:
+            forget_wait(asker, hold)
+
+    def _repair(self, hold: Hold) -> None:
+        """Finish a release that an exception (a signal's, in the main thread) broke into."""
+        with self._mutex:
+            root = hold._root
+            if root._state is ENDED and self._holder is root:
+                _unlink(root)
+                self._holder = None
+            elif root._state is HELD and hold._entered and not root._operations:
+                self._leave(hold)
+            elif root._state in (RELEASING, REVOKED):
+                self._pass_on(root)
+            self._advance()
+
+    def _note(self, hold: Hold) -> None:
+        self._samples.append((hold.owner, hold.waited, perf_counter() - hold._acquired_at))
+        if len(self._samples) >= _SAMPLE_BATCH:
+            self.drain_samples()
+
+    def _ended(self, hold: Hold) -> BaseException:
+        return self._closed(hold.owner) if self._closed is not None else self._late(hold)
+
+    def _late(self, hold: Hold, *, on_loop: bool = False) -> CoexistenceError:
+        holder = self._holder
+        waited = max(perf_counter() - (hold.deadline - hold.timeout), 0.0) if hold.timeout else 0.0
+        held_by = holder.owner if holder is not None else None
+        if on_loop:
+            return LoopBlocked(self.name, hold.owner, waited, held_by)
+        queue = [each.owner for line in self._lines for each in tuple(line) if each is not hold]
+        held_for = holder.held_for if holder is not None else 0.0
+        return AcquireTimeout(self.name, hold.owner, waited, held_by, held_for, queue)
+
+
+def _member(waiter: Hold) -> DeadlockMember:
+    return DeadlockMember(
+        waiter.owner,
+        waiter._arbiter.name,
+        tuple((hold._arbiter.name, hold.held_for) for hold in holds_of(waiter._asker)),
+    )
