@@ -1,0 +1,342 @@
+"""Configuration files as users write them, and every problem they are told about."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from coexistence.config import DualConfig, Finding
+from coexistence.errors import ConfigError
+
+COMPLETE = """\
+[application]
+name = "bench"
+log_level = "info"
+[v2]
+enabled = true
+[[v2.instruments]]
+id = "elliptec1"
+type = "Elliptec"
+serial_port = "/dev/ttyUSB0"
+[v4]
+enabled = true
+[[v4.instruments]]
+id = "scpi_meter"
+type = "ScpiInstrument"
+resource = "TCPIP0::192.168.1.100::INSTR"
+[[v4.instruments]]
+id = "pvcam_camera"
+type = "PVCAMInstrument"
+camera_name = "pvcam0"
+"""
+
+METER = '[[{generation}.instruments]]\nid = "{id}"\ntype = "Newport1830C"\nserial_port = "{port}"\n'
+
+
+def meter(generation: str, name: str, port: str = "/dev/ttyS99", more: str = "") -> str:
+    return METER.format(generation=generation, id=name, port=port) + more
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_file(text: str, name: str = "config.toml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+def problems_of(*paths: Path, **options) -> list[str]:
+    """Return what the user reads, without the folder of the file."""
+    with pytest.raises(ConfigError) as caught:
+        DualConfig.load(*paths, environment=options.pop("environment", {}), **options)
+    return [str(problem).replace(f"{paths[0].parent}{os.sep}", "") for problem in caught.value.problems]
+
+
+def test_a_bench_loads_with_its_instruments_and_defaults(write):
+    config = DualConfig.load(write(COMPLETE), environment={})
+    assert [(generation, i.id, i.type, i.wire) for generation, i in config.instruments()] == [
+        ("v2", "elliptec1", "Elliptec", "/dev/ttyUSB0"),
+        ("v4", "scpi_meter", "ScpiInstrument", "TCPIP0::192.168.1.100::INSTR"),
+        ("v4", "pvcam_camera", "PVCAMInstrument", "pvcam0"),
+    ]
+    assert config.application.name == "bench"
+    assert config.application.log_level == "info"
+    assert config.catalog_directory is None
+    instrument = config.v2.instruments[0]
+    assert (instrument.enabled, instrument.timeout, instrument.connect_timeout) == (True, 1.0, 10.0)
+
+
+def test_options_of_a_type_are_kept_apart_from_the_common_settings(write):
+    config = DualConfig.load(
+        write(meter("v2", "power", more='wavelength = 780\nbaud_rate = 9600\nparity = "none"\n')), environment={}
+    )
+    instrument = config.v2.instruments[0]
+    assert instrument.options == {"wavelength": 780, "baud_rate": 9600, "parity": "none"}
+    assert instrument.line_settings == {"baud_rate": 9600, "parity": "none"}
+
+
+def test_classes_from_elsewhere_need_no_wire(write):
+    text = '[[v4.instruments]]\nid = "m"\ntype = "ophyd_async.sim:SimMotor"\nargs = [1]\nkwargs = {instant = true}\n'
+    instrument = DualConfig.load(write(text), environment={}).v4.instruments[0]
+    assert (instrument.is_foreign, instrument.args, instrument.kwargs) == (True, (1,), {"instant": True})
+
+
+def test_later_files_override_earlier_ones_and_instruments_merge_by_id(write):
+    base = write(meter("v2", "power") + meter("v2", "other"), "base.toml")
+    here = write(
+        '[application]\nname = "here"\n[[v2.instruments]]\nid = "power"\nserial_port = "/dev/ttyS7"\n'
+        + meter("v2", "third"),
+        "here.toml",
+    )
+    config = DualConfig.load(base, here, environment={})
+    assert [(i.id, i.serial_port) for i in config.v2.instruments] == [
+        ("power", "/dev/ttyS7"),
+        ("other", "/dev/ttyS99"),
+        ("third", "/dev/ttyS99"),
+    ]
+    assert config.application.name == "here"
+    assert config.location("v2", "power", "serial_port") == f"{here}:5"
+    assert config.location("v2", "other", "serial_port") == f"{base}:8"
+
+
+def test_the_environment_overrides_files(write):
+    path = write(COMPLETE)
+    config = DualConfig.load(path, environment={"TANDEM__V4__ENABLED": "false", "TANDEM__APPLICATION__NAME": "night"})
+    assert not config.v4.enabled
+    assert config.v4.active_instruments == ()
+    assert config.application.name == "night"
+    assert [i.id for _, i in config.instruments()] == ["elliptec1"]
+
+
+def test_a_problem_from_the_environment_names_the_variable(write):
+    assert problems_of(write(COMPLETE), environment={"TANDEM__V4__ENABELD": "false"}) == [
+        "Unknown setting 'enabeld' in [v4] / did you mean 'enabled'? / environment variable TANDEM__V4__ENABELD"
+    ]
+
+
+def test_a_disabled_instrument_is_checked_but_not_started(write):
+    config = DualConfig.load(write(meter("v2", "a", more="enabled = false\n") + meter("v2", "b")), environment={})
+    assert [i.id for _, i in config.instruments()] == ["b"]
+
+
+def test_relative_directories_are_relative_to_the_file(write, tmp_path: Path):
+    config = DualConfig.load(write('[catalog]\ndirectory = "runs"\n'), environment={})
+    assert config.catalog_directory == tmp_path / "runs"
+
+
+def test_the_fingerprint_depends_on_the_settings_and_not_on_the_text(write):
+    one = DualConfig.load(write(COMPLETE), environment={}).fingerprint
+    same = DualConfig.load(write("# a comment\n" + COMPLETE), environment={}).fingerprint
+    other = DualConfig.load(write(COMPLETE.replace("ttyUSB0", "ttyUSB1")), environment={}).fingerprint
+    assert one == same != other
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            meter("v2", "meter") + meter("v4", "meter"),
+            "Duplicate instrument ID 'meter' in both v2 and v4 / rename to 'meter_v4' in the v4 section / "
+            "config.toml:6",
+            id="duplicate across generations",
+        ),
+        pytest.param(
+            meter("v4", "meter") + meter("v4", "meter"),
+            "Duplicate instrument ID 'meter' in v4 / rename to 'meter_v4' in the v4 section / config.toml:6",
+            id="duplicate in one generation",
+        ),
+        pytest.param(
+            "[v2]\nenabled = false\n[v4]\nenabled = false\n",
+            "Both generations are disabled / set enabled = true in [v2] or in [v4] / config.toml:4",
+            id="both disabled",
+        ),
+        pytest.param(
+            '[application]\nname = "a\n',
+            "TOML syntax: Illegal character '\\n' / correct this line: name = \"a / config.toml:2",
+            id="syntax",
+        ),
+        pytest.param(
+            "[aplication]\n",
+            "Unknown section [aplication] / did you mean 'application'? / config.toml:1",
+            id="unknown section",
+        ),
+        pytest.param(
+            "[application]\nnme = 'x'\n",
+            "Unknown setting 'nme' in [application] / did you mean 'name'? / config.toml:2",
+            id="unknown setting",
+        ),
+        pytest.param(
+            "[application]\nlog_level = 'loud'\n",
+            "'log_level' in [application] cannot be 'loud' / "
+            "input should be 'debug', 'info', 'warning', 'error' or 'critical' / config.toml:2",
+            id="log level",
+        ),
+        pytest.param(
+            "[[v2.instruments]]\nid = 'a'\nserial_port = '/dev/ttyS99'\n",
+            "'type' is missing in instrument 'a' / add a line: type = ... / config.toml:1",
+            id="no type",
+        ),
+        pytest.param(
+            "[[v2.instruments]]\nid = 'a b'\ntype = 'X'\nserial_port = '/dev/ttyS99'\n",
+            "'id' in instrument 'a b' cannot be 'a b' / must be a name of letters, digits and underscores that does "
+            "not begin with a digit / config.toml:2",
+            id="id is no name",
+        ),
+        pytest.param(
+            "[[v2.instruments]]\nid = 'a'\ntype = 'X'\n",
+            "Instrument 'a' names no wire / add one of serial_port, resource, camera_name / config.toml:1",
+            id="no wire",
+        ),
+        pytest.param(
+            meter("v2", "a", more="camera_name = 'c'\n"),
+            "Instrument 'a' names several wires: serial_port, camera_name / keep the one it is connected to / "
+            "config.toml:5",
+            id="two wires",
+        ),
+        pytest.param(
+            meter("v2", "a", more="timeout = -1\n"),
+            "'timeout' in instrument 'a' cannot be -1 / input should be greater than 0 / config.toml:5",
+            id="negative timeout",
+        ),
+        pytest.param(
+            meter("v2", "a", more="baud_rate = 9600\n") + meter("v4", "b", more="baud_rate = 19200\n"),
+            "Instruments 'a' and 'b' are on one port, /dev/ttyS99, with different baud_rate: 9600 and 19200 / "
+            "give both the same baud_rate / config.toml:10",
+            id="conflicting line settings",
+        ),
+        pytest.param(
+            meter("v2", "power") + meter("v4", "new", more="shadow_of = 'powr'\n"),
+            "Instrument 'new' shadows 'powr', which is no other instrument / did you mean 'power'? / config.toml:9",
+            id="shadow of nothing",
+        ),
+        pytest.param(
+            "v2 = 3\n",
+            "v2 = 3 is no section / write [v2] on a line of its own / config.toml:1",
+            id="section is a number",
+        ),
+        pytest.param(
+            "[v2]\ninstruments = [1]\n",
+            "1 is no instrument / begin each instrument with [[v2.instruments]] / config.toml:2",
+            id="instrument is a number",
+        ),
+    ],
+)
+def test_each_problem_has_a_suggestion_and_a_place(write, text: str, expected: str):
+    assert problems_of(write(text)) == [expected]
+
+
+def test_a_malformed_visa_resource_is_shown_right_ones(write):
+    (problem,) = problems_of(
+        write('[[v4.instruments]]\nid = "m"\ntype = "ScpiInstrument"\nresource = "TCPIP0:192.168.1.100"\n')
+    )
+    assert problem.startswith("Malformed VISA resource 'TCPIP0:192.168.1.100' of instrument 'm': ")
+    assert "write it like TCPIP0::192.168.1.100::INSTR, " in problem
+    assert problem.endswith(" / config.toml:4")
+
+
+def test_all_problems_are_told_at_once_in_the_order_of_the_file(write):
+    text = (
+        "[application]\nlog_level = 'loud'\n[v2]\nenable = true\n"
+        + meter("v2", "a", more="timeout = 'long'\n")
+        + meter("v4", "a")
+        + "[[v4.instruments]]\nid = 'b'\ntype = 'X'\n[catalogue]\n"
+    )
+    problems = problems_of(write(text))
+    assert [problem.rsplit(":", 1)[1] for problem in problems] == ["2", "4", "9", "11", "14", "17"]
+
+
+def test_a_missing_file_is_a_problem_like_any_other(tmp_path: Path):
+    assert problems_of(tmp_path / "none.toml") == [
+        "The configuration cannot be read: No such file or directory / give the path of a TOML file / none.toml"
+    ]
+
+
+def test_storage_directories_must_lie_apart_also_through_links(write, tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    (problem,) = problems_of(write('[v2]\nstorage = "real"\n[v4]\nstorage = "link"\n'))
+    assert problem.startswith("The storage directories of v2 and v4 are the same directory: ")
+    assert problem.endswith(" / give each generation a directory of its own, side by side / config.toml:4")
+    (problem,) = problems_of(write('[v2]\nstorage = "real"\n[v4]\nstorage = "link/inside"\n'))
+    assert "lie one inside the other" in problem
+
+
+def test_a_storage_directory_must_be_writable(write, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    (problem,) = problems_of(write('[v2]\nstorage = "file"\n'))
+    assert problem == (
+        "Storage directory 'file' of v2 cannot be used: file is no directory / "
+        "choose a directory you may write to / config.toml:2"
+    )
+
+
+def test_ports_are_compared_by_the_device_behind_a_link(write, tmp_path: Path):
+    (tmp_path / "port").write_text("")
+    (tmp_path / "alias").symlink_to(tmp_path / "port")
+    (problem,) = problems_of(
+        write(
+            meter("v2", "a", str(tmp_path / "port"), "baud_rate = 9600\n")
+            + f'[[v4.instruments]]\nid = "b"\ntype = "ScpiInstrument"\nresource = "ASRL{tmp_path}/alias::INSTR"\n'
+            + "baud_rate = 19200\n"
+        )
+    )
+    assert "with different baud_rate: 9600 and 19200" in problem
+
+
+def test_what_knows_the_types_adds_its_findings_to_the_others(write):
+    def check(generation, instrument):
+        assert (generation, instrument.id) == ("v2", "a")
+        yield Finding("wavelenght", "Unknown option 'wavelenght'", "did you mean 'wavelength'?")
+
+    text = meter("v2", "a", more="# in vacuum\nwavelenght = 780\n") + "[catalogue]\n"
+    assert problems_of(write(text), check=check) == [
+        "Unknown option 'wavelenght' / did you mean 'wavelength'? / config.toml:6",
+        "Unknown section [catalogue] / did you mean 'catalog'? / config.toml:7",
+    ]
+
+
+def test_a_configuration_made_in_code_is_checked_the_same_way():
+    with pytest.raises(ConfigError, match=r"^'type' is missing in instrument 'a' / add a line: type = ...$"):
+        DualConfig.from_mapping({"v2": {"instruments": [{"id": "a"}]}})
+
+
+def test_ports_are_looked_for_only_when_asked(write):
+    config = DualConfig.load(
+        write(meter("v2", "a", "/dev/no-such-port") + meter("v2", "b", "/dev/null")), environment={}
+    )
+    (problem,) = config.hardware_problems()
+    assert problem.message == "Serial port '/dev/no-such-port' of instrument 'a' does not exist"
+    assert problem.suggestion
+    assert problem.location.endswith("config.toml:4")
+
+
+def test_lines_are_found_around_every_form_of_value(write):
+    text = (
+        '''\
+[application]
+name = """
+[v2]
+id = "not a key"
+"""   # comment with " and [
+operator = 'it'''
+        + """s me'
+[[v4.instruments]]
+id = "a"
+type = "x:Y"
+args = [
+  "]", # [[
+  1,
+]
+"quoted key" = 1
+dotted.key = {inner = [1, 2]}
+[v4.instruments.kwargs]
+deep = 1
+[[v4.instruments]]
+id = "a"
+type = "x:Y"
+"""
+    )
+    (problem,) = problems_of(write(text))
+    assert problem.endswith(":19")
