@@ -1,0 +1,74 @@
+"""Specifications: what a simulation consists of, as plain data that travels as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from .errors import SpecError
+from .types import instrument_class
+
+WIRE_KEYS = (
+    "name",
+    "kind",
+    "instruments",
+    "pace",
+    "baud_rate",
+    "data_bits",
+    "parity",
+    "stop_bits",
+    "flow_control",
+)
+SPEC_KEYS = ("seed", "time_scale", "bench", "wires")
+
+
+def default_instrument(type_name: str, **options: Any) -> dict[str, Any]:
+    """An instrument of a specification; `options` are those of the simulated instrument."""
+    instrument_class(type_name)
+    return {"type": type_name, **options}
+
+
+def default_wire(name: str, instruments: Iterable[dict[str, Any]], **settings: Any) -> dict[str, Any]:
+    """A wire of a specification, set up as its first instrument leaves the factory.
+
+    Args:
+        name: what the wire is called in `ports`.
+        instruments: as made by `default_instrument`.
+        **settings: keys of a wire that shall differ, for example `baud_rate` or `pace`.
+    """
+    instruments = list(instruments)
+    if not instruments:
+        raise SpecError("no instruments on wire", name)
+    line = asdict(instrument_class(instruments[0]["type"]).line)
+    if settings.get("kind", line["kind"]) != "serial":
+        line = {"kind": line["kind"]}
+    return {"name": name, **line, **settings, "instruments": instruments}
+
+
+def build_spec(
+    wires: Iterable[dict[str, Any]],
+    *,
+    seed: int = 0,
+    time_scale: float = 1.0,
+    bench: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A specification of these wires around one bench.
+
+    Args:
+        wires: as made by `default_wire`.
+        seed: of all noise; the same seed gives the same noise.
+        time_scale: below 1 everything is faster, lines and motion alike.
+        bench: keyword arguments of `OpticalBench`.
+    """
+    return {"seed": seed, "time_scale": time_scale, "bench": bench or {}, "wires": list(wires)}
+
+
+def demo_spec(*, seed: int = 0, time_scale: float = 1.0) -> dict[str, Any]:
+    """The demonstration's bench: a power meter behind a polarizer and a half-wave plate in ELL14 rotators."""
+    rotators = [default_instrument("ELL14", address="2"), default_instrument("ELL14", address="3")]
+    return build_spec(
+        [default_wire("meter", [default_instrument("Newport1830C")]), default_wire("bus", rotators)],
+        seed=seed,
+        time_scale=time_scale,
+    )
