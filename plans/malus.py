@@ -1,0 +1,137 @@
+"""Malus's law: rotate a polarizer, read the power behind it, and find the angle of largest transmission."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import bluesky.plans as bp
+import numpy as np
+from bluesky.protocols import Movable, Readable
+from bluesky.utils import Msg
+from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, kw_only=True)
+class MalusFit:
+    """What `amplitude_w * cos(position - angle_deg)**2 + offset_w` says about one power over one rotation.
+
+    Angles are rotator positions in degrees, powers in watt.
+    """
+
+    angle_deg: float
+    """Position of largest power, 0 to 180."""
+    angle_error_deg: float
+    """Standard error of the angle; NaN when the points leave it undetermined."""
+    amplitude_w: float
+    """Largest minus smallest power."""
+    offset_w: float
+    """Smallest power: leakage of the polarizer and ambient light."""
+    r_squared: float
+    """Share of the variance that the law explains; 1 is a perfect fit."""
+    points: int
+    """How many readings took part: those that are numbers."""
+
+    @property
+    def contrast(self) -> float:
+        """Largest divided by smallest power; infinite when the offset is not above zero."""
+        return (self.amplitude_w + self.offset_w) / self.offset_w if self.offset_w > 0 else math.inf
+
+    def power(self, position_deg: ArrayLike) -> Any:
+        """Return the power in watt that the law gives at rotator positions in degrees."""
+        return malus_law(position_deg, self.angle_deg, self.amplitude_w, self.offset_w)
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def malus_law(position_deg: ArrayLike, angle_deg: float, amplitude_w: float, offset_w: float) -> Any:
+    """Return `amplitude_w * cos(position_deg - angle_deg)**2 + offset_w`."""
+    return amplitude_w * np.cos(np.radians(np.asarray(position_deg) - angle_deg)) ** 2 + offset_w
+
+
+def fit_malus(position_deg: ArrayLike, power_w: ArrayLike) -> MalusFit:
+    """Fit Malus's law to powers read at rotator positions.
+
+    Readings that are no numbers (NaN marks an invalid one) are left out.
+
+    Parameters
+    ----------
+    position_deg : array of float, shape (n,)
+        Rotator positions in degrees.
+    power_w : array of float, shape (n,)
+        Powers in watt.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ, or fewer than four readings are numbers.
+    """
+    import lmfit  # takes a second to import, and a scan need not wait for it
+
+    position = np.asarray(position_deg, dtype=float)
+    power = np.asarray(power_w, dtype=float)
+    if position.shape != power.shape or position.ndim != 1:
+        raise ValueError(f"positions and powers must be two equally long rows, not {position.shape} and {power.shape}")
+    valid = np.isfinite(position) & np.isfinite(power)
+    position, power = position[valid], power[valid]
+    if len(power) < 4:
+        raise ValueError(f"Malus's law needs at least 4 valid readings for its 3 parameters; there are {len(power)}")
+    # In watt the parameters would be some 1e-9: far below what the optimizer's step sizes are made for.
+    scale = float(np.max(np.abs(power))) or 1.0
+    model = lmfit.Model(malus_law, independent_vars=["position_deg"])
+    largest, smallest = float(np.max(power)) / scale, float(np.min(power)) / scale
+    parameters = model.make_params(
+        angle_deg=float(position[np.argmax(power)]),
+        amplitude_w={"value": max(largest - smallest, 1e-12), "min": 0.0},
+        offset_w=smallest,
+    )
+    result = model.fit(power / scale, parameters, position_deg=position)
+    best = result.params
+    error = best["angle_deg"].stderr
+    return MalusFit(
+        angle_deg=float(best["angle_deg"].value % 180.0),
+        angle_error_deg=math.nan if error is None else float(error),
+        amplitude_w=float(best["amplitude_w"].value * scale),
+        offset_w=float(best["offset_w"].value * scale),
+        r_squared=float(result.rsquared),
+        points=len(power),
+    )
+
+
+def malus(
+    detectors: Sequence[Readable[Any]],
+    rotator: Movable[float],
+    start: float = 0.0,
+    stop: float = 180.0,
+    num: int = 37,
+    *,
+    md: Mapping[str, Any] | None = None,
+) -> Generator[Msg, Any, str]:
+    """Rotate a polarizer through equally spaced positions and read all detectors at each of them.
+
+    Detectors on one wire are triggered together; the wire lets them in one after the other.
+
+    Parameters
+    ----------
+    detectors
+        Power meters of either generation; each event has them all.
+    rotator
+        What carries the polarizer.
+    start, stop
+        First and last position in degrees.
+    num
+        Number of positions.
+    md
+        More metadata for the start document.
+
+    Returns
+    -------
+    str
+        The run's uid.
+    """
+    metadata = {"plan_name": "malus", **(md or {})}
+    return (yield from bp.scan(list(detectors), rotator, start, stop, num, md=metadata))
