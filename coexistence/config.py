@@ -85,12 +85,24 @@ class CatalogConfig(_Section):
     keep_running: bool = False
 
 
+class SimulationConfig(_Section):
+    """The section `[simulation]`: the bench that stands in for the wires when they are simulated.
+
+    `seed` is that of all noise; `time_scale` below 1 makes lines and motion faster; `bench` describes the optics.
+    """
+
+    seed: int = 0
+    time_scale: PositiveFloat = 1.0
+    bench: dict[str, Any] = Field(default_factory=dict)
+
+
 class InstrumentConfig(BaseModel):
     """One `[[v2.instruments]]` or `[[v4.instruments]]`: who it is, the wire it is on, and its own options.
 
     `type` is a name from the registry of devices, or `package.module:Class` for a class from elsewhere, which is
     called with `args` and `kwargs`. What has no field here is an option of the type, see :attr:`options`.
     `timeout` is the time one exchange may take, `connect_timeout` the time to connect, both in seconds.
+    `simulation` are options of the simulated instrument that takes its place when wires are simulated.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -106,6 +118,7 @@ class InstrumentConfig(BaseModel):
     connect_timeout: PositiveFloat = 10.0
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = Field(default_factory=dict)
+    simulation: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("id")
     @classmethod
@@ -173,6 +186,7 @@ class DualConfig(_Section):
     v2: GenerationConfig = GenerationConfig()
     v4: GenerationConfig = GenerationConfig()
     catalog: CatalogConfig = CatalogConfig()
+    simulation: SimulationConfig = SimulationConfig()
 
     _source: _Source = PrivateAttr(default_factory=lambda: _Source())
 
@@ -230,6 +244,7 @@ class DualConfig(_Section):
             v2=reader.generation("v2"),
             v4=reader.generation("v4"),
             catalog=reader.section(CatalogConfig, "catalog"),
+            simulation=reader.section(SimulationConfig, "simulation"),
         )
         config._source = source
         problems = [*source.problems, *reader.unknown_sections(), *reader.problems]
