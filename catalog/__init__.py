@@ -1,1 +1,100 @@
-"""Capture of document streams, the catalog daemon, queries and export."""
+"""Capture of document streams, the catalog daemon, queries and export.
+
+Nothing heavy is imported before it is used: recording needs numpy only, tiled comes with the first query.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .client import open_catalog, shut_down, wait_delivered, web_address
+    from .errors import (
+        CatalogError,
+        CatalogStartFailed,
+        CatalogTimeout,
+        CatalogUnavailable,
+        DataDirectoryError,
+        DeliveryFailed,
+        DiskFull,
+        JournalCorrupt,
+        JournalError,
+        JournalWriteError,
+        KeyRejected,
+        NoCatalog,
+        UnknownRun,
+        UnrecordableValue,
+        UnsupportedPlatform,
+    )
+    from .journal import Journal, find_journal, original_documents, read_journal
+    from .launch import SessionLease, ensure_daemon
+    from .session import CatalogSession
+
+_HOMES = {
+    "CatalogError": "errors",
+    "CatalogSession": "session",
+    "CatalogStartFailed": "errors",
+    "CatalogTimeout": "errors",
+    "CatalogUnavailable": "errors",
+    "DataDirectoryError": "errors",
+    "DeliveryFailed": "errors",
+    "DiskFull": "errors",
+    "Journal": "journal",
+    "JournalCorrupt": "errors",
+    "JournalError": "errors",
+    "JournalWriteError": "errors",
+    "KeyRejected": "errors",
+    "NoCatalog": "errors",
+    "SessionLease": "launch",
+    "UnknownRun": "errors",
+    "UnrecordableValue": "errors",
+    "UnsupportedPlatform": "errors",
+    "ensure_daemon": "launch",
+    "find_journal": "journal",
+    "open_catalog": "client",
+    "original_documents": "journal",
+    "read_journal": "journal",
+    "shut_down": "client",
+    "wait_delivered": "client",
+    "web_address": "client",
+}
+
+__all__ = [
+    "CatalogError",
+    "CatalogSession",
+    "CatalogStartFailed",
+    "CatalogTimeout",
+    "CatalogUnavailable",
+    "DataDirectoryError",
+    "DeliveryFailed",
+    "DiskFull",
+    "Journal",
+    "JournalCorrupt",
+    "JournalError",
+    "JournalWriteError",
+    "KeyRejected",
+    "NoCatalog",
+    "SessionLease",
+    "UnknownRun",
+    "UnrecordableValue",
+    "UnsupportedPlatform",
+    "ensure_daemon",
+    "find_journal",
+    "open_catalog",
+    "original_documents",
+    "read_journal",
+    "shut_down",
+    "wait_delivered",
+    "web_address",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

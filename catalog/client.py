@@ -1,0 +1,279 @@
+"""Ask the past: open the catalog of a data directory, wait for one's own runs, stop the daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from .directory import RUNS_KEY, CatalogState, DataDirectory
+from .errors import (
+    CatalogStartFailed,
+    CatalogTimeout,
+    DeliveryFailed,
+    KeyRejected,
+    NoCatalog,
+)
+from .journal import find_journal
+from .launch import (
+    daemon_expected,
+    daemon_runs,
+    ensure_daemon,
+    failed_start,
+    leases_held,
+    leave_daemon,
+    start_daemon_if_missing,
+)
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+
+POLL_INTERVAL_S = 0.05
+LOG_TAIL_LINES = 15
+
+
+def open_catalog(data_dir: str | os.PathLike[str], wait: float = 30.0) -> CatalogOfBlueskyRuns:
+    """Return the catalog of the runs in a data directory.
+
+    The catalog's server is started when it does not run, and stays as long as this process lives (see
+    `leave_daemon`). ``cat[-1]`` is the latest run, ``cat[12]`` the one with scan id 12, ``cat["5a9d3f"]`` the
+    one whose uid begins so; ``cat.search(Key("plan_name") == "scan")`` and
+    ``cat.search(TimeRange(since="2025-01-01"))`` search; ``cat.v1`` is databroker's ``Broker``.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory that sessions have recorded to.
+    wait : float
+        Seconds to wait for the server; it takes about four to start.
+
+    Raises
+    ------
+    NoCatalog
+        No session has ever recorded there.
+    DataDirectoryError
+        The directory cannot be read and written.
+    CatalogStartFailed
+        The server ended before it could serve; the error shows the end of its log.
+    CatalogTimeout
+        It was not ready in time.
+    KeyRejected
+        The key in the data directory is not the server's.
+    """
+    directory = DataDirectory.at(data_dir)
+    if not directory.holds_catalog:
+        raise NoCatalog(data_dir)
+    began = time.monotonic()
+    ensure_daemon(directory.root)
+    url = wait_for_server(directory, wait)
+    return connect(directory, url, wait - (time.monotonic() - began))
+
+
+def wait_for_server(directory: DataDirectory, timeout: float) -> str:
+    """Wait until the server is ready and return its address, without the key.
+
+    Raises
+    ------
+    CatalogStartFailed
+        The server cannot start.
+    CatalogTimeout
+        It was not ready in time.
+    """
+    began = time.monotonic()
+    while True:
+        state = CatalogState.read(directory)
+        alive = daemon_runs(directory)
+        if alive and state is not None:
+            if state.phase == "ready":
+                return state.url
+            if state.phase == "failed":
+                raise CatalogStartFailed(
+                    directory.root,
+                    f"The catalog's server does not start. {state.problem} The whole log is in {directory.server_log}.",
+                    _tail(directory.server_log),
+                )
+        waited = time.monotonic() - began
+        if waited >= timeout:
+            raise CatalogTimeout(
+                directory.root,
+                f"The catalog of {directory.root} was not ready within {timeout:g} s. It may need longer on a "
+                f"busy computer: try again. The log is in {directory.daemon_log}.",
+                waited,
+                _tail(directory.daemon_log),
+            )
+        if not alive:
+            if (status := failed_start(directory)) is not None:
+                raise CatalogStartFailed(
+                    directory.root,
+                    f"The catalog daemon ended with status {status} before it could serve. The whole log is in "
+                    f"{directory.daemon_log}.",
+                    _tail(directory.daemon_log),
+                )
+            start_daemon_if_missing(directory)
+        time.sleep(POLL_INTERVAL_S)
+
+
+def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlueskyRuns:
+    """Return the client of a server that is ready.
+
+    Raises
+    ------
+    KeyRejected
+        The key in the data directory is not the server's.
+    CatalogTimeout
+        The container of runs did not appear in time.
+    """
+    import httpx
+    from tiled.client import from_uri
+
+    began = time.monotonic()
+    try:
+        root = from_uri(f"{url}/api/v1", api_key=directory.read_key(), trust_env=False)
+        while True:
+            with contextlib.suppress(KeyError):
+                catalog: CatalogOfBlueskyRuns = root[RUNS_KEY]
+                return catalog
+            # The daemon creates the container right after the server's first start.
+            waited = time.monotonic() - began
+            if waited > max(timeout, 1.0):
+                raise CatalogTimeout(
+                    directory.root,
+                    f"The server at {url} runs but the catalog daemon has not set it up. The log is in "
+                    f"{directory.daemon_log}.",
+                    waited,
+                    _tail(directory.daemon_log),
+                )
+            time.sleep(POLL_INTERVAL_S)
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            # The original error's text holds the address, and with it possibly the key.
+            raise KeyRejected(directory.root, directory.key_file) from None
+        raise
+
+
+def wait_delivered(data_dir: str | os.PathLike[str], uid: str, timeout: float = 30.0) -> None:
+    """Wait until a run is in the catalog as a whole, its stop document included.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    uid : str
+        The run's uid or its beginning.
+    timeout : float
+        Seconds to wait.
+
+    Raises
+    ------
+    UnknownRun
+        No run, or more than one, has this uid.
+    DeliveryFailed
+        The catalog refuses the run; its journal is kept.
+    CatalogTimeout
+        It was not delivered in time; nothing is lost.
+    """
+    directory = DataDirectory.at(data_dir)
+    find_journal(directory.root, uid)
+    began = time.monotonic()
+    while (path := find_journal(directory.root, uid)).suffix != ".gz":
+        full_uid = path.name.removesuffix(".jsonl")
+        with contextlib.suppress(FileNotFoundError):
+            raise DeliveryFailed(full_uid, directory.delivery_problem(full_uid).read_text("utf-8").strip())
+        waited = time.monotonic() - began
+        if waited >= timeout:
+            state = CatalogState.read(directory)
+            raise CatalogTimeout(
+                directory.root,
+                f"Run {uid} was not in the catalog within {timeout:g} s (server: "
+                f"{state.phase if state else 'not running'}). Nothing is lost: it is delivered when the server "
+                "is ready.",
+                waited,
+            )
+        if not daemon_runs(directory):
+            start_daemon_if_missing(directory)
+        time.sleep(POLL_INTERVAL_S)
+
+
+def web_address(data_dir: str | os.PathLike[str], with_key: bool = False, wait: float = 30.0) -> str:
+    """Return the address of the catalog's web page.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    with_key : bool
+        Append the key, so that the browser is let in; whoever sees the address can then read and change the
+        catalog.
+    wait : float
+        Seconds to wait for the server.
+
+    Raises
+    ------
+    NoCatalog, CatalogStartFailed, CatalogTimeout
+        As `open_catalog`.
+    """
+    directory = DataDirectory.at(data_dir)
+    if not directory.holds_catalog:
+        raise NoCatalog(data_dir)
+    ensure_daemon(directory.root)
+    url = wait_for_server(directory, wait)
+    return f"{url}/?api_key={quote(directory.read_key())}" if with_key else f"{url}/"
+
+
+def shut_down(data_dir: str | os.PathLike[str], timeout: float = 30.0) -> bool:
+    """Leave the daemon, and wait until it has delivered everything and stopped.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    timeout : float
+        Seconds to wait.
+
+    Returns
+    -------
+    bool
+        True when the daemon has stopped, False when other sessions still use it.
+
+    Raises
+    ------
+    CatalogTimeout
+        It was still busy; it goes on and stops by itself.
+    """
+    directory = DataDirectory.at(data_dir)
+    leave_daemon(directory.root)
+    directory.keep_mark.unlink(missing_ok=True)
+    return wait_stopped(directory, timeout)
+
+
+def wait_stopped(directory: DataDirectory, timeout: float) -> bool:
+    """Wait until the daemon stops; False when it stays for other sessions or because it was told to.
+
+    Raises
+    ------
+    CatalogTimeout
+        It was still busy.
+    """
+    began = time.monotonic()
+    while daemon_expected(directory):
+        if leases_held(directory) or directory.keep_mark.exists():
+            return False
+        waited = time.monotonic() - began
+        if waited >= timeout:
+            raise CatalogTimeout(
+                directory.root,
+                f"The catalog daemon of {directory.root} is still busy after {timeout:g} s. It goes on moving "
+                "runs into the catalog and stops by itself afterwards.",
+                waited,
+            )
+        time.sleep(POLL_INTERVAL_S)
+    return True
+
+
+def _tail(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        return "\n".join(log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL_LINES:])
+    return ""

@@ -1,0 +1,383 @@
+"""Move journals into the catalog, exactly once.
+
+A run is written by the writer of bluesky-tiled-plugins, fed from the journal in batches. Whatever goes wrong on
+the way - the server or this process killed, a reply lost - the run's node on the server is kept, so that it
+stays at its place in the order of runs, everything below it is deleted, and the run is written again from the
+journal's beginning. What was half written can therefore neither be missing nor be there twice. The stop
+document is written last; a run that has it is complete.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import logging
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow
+from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer, _RunWriter
+
+from .directory import DataDirectory, uid_of_journal
+from .encoding import Document, encode
+from .journal import JournalTail, compress_journal, sync_descriptor
+from .locking import lock_descriptor
+
+logger = logging.getLogger("catalog.delivery")
+
+BATCH_BYTES = 4 * 2**20
+"""Most that is read from one journal before it is written to the server, which bounds the memory needed."""
+
+UNFINISHED_REASON = "The session ended without closing the run."
+
+
+class ColumnTypeChanged(Exception):
+    """A later value does not fit the type of its column on the server.
+
+    Attributes
+    ----------
+    stream, column : str
+        Where.
+    promoted : str
+        What fits all values: "number" or "text".
+    """
+
+    def __init__(self, stream: str, column: str, promoted: str) -> None:
+        self.stream = stream
+        self.column = column
+        self.promoted = promoted
+        super().__init__(f"column '{column}' of stream '{stream}' needs the type {promoted}")
+
+
+class RunDelivery:
+    """Bring one journal into the catalog, while its run goes on or afterwards.
+
+    Parameters
+    ----------
+    directory : DataDirectory
+        The data directory.
+    path : Path
+        The run's journal.
+    """
+
+    def __init__(self, directory: DataDirectory, path: Path) -> None:
+        self.directory = directory
+        self.path = path
+        self.uid = uid_of_journal(path)
+        self.stopped = False
+        self._tail: JournalTail | None = None
+        self._writer: RunWriter | None = None
+        self._normalizer: Any = None
+        self._promoted: dict[tuple[str, str], str] = {}
+
+    def step(self, runs: Any) -> bool:
+        """Deliver what is new in the journal; return whether there was anything.
+
+        Parameters
+        ----------
+        runs : CatalogOfBlueskyRuns
+            Client of the container of runs.
+
+        Raises
+        ------
+        JournalCorrupt
+            A line of the journal is damaged.
+        Exception
+            Whatever the server or the writer objects to. Call `restart` before the next step.
+        """
+        if self._tail is None:
+            self._tail = JournalTail(self.path)
+            self._writer = RunWriter(runs, self.directory, self._promoted)
+            self._normalizer = RunNormalizer()
+            self._normalizer.subscribe(self._writer)
+        documents = self._tail.read(BATCH_BYTES)
+        if not documents:
+            documents = self._documents_of_dead_session()
+        try:
+            for name, document in documents:
+                self._deliver(name, document)
+            if self._writer is not None:
+                self._writer.flush()
+        except ColumnTypeChanged as change:
+            logger.info("Run %s is written again: %s", self.uid, change)
+            self._promoted[change.stream, change.column] = change.promoted
+            self.restart()
+        return bool(documents)
+
+    def restart(self) -> None:
+        """Forget how far this run is; the next step begins again."""
+        if self._tail is not None:
+            self._tail.close()
+        self._tail = self._writer = self._normalizer = None
+        self.stopped = False
+
+    def finish(self) -> None:
+        """Put the journal of a delivered run away, compressed."""
+        self.restart()
+        compress_journal(self.directory, self.path)
+        self.directory.delivery_problem(self.uid).unlink(missing_ok=True)
+
+    def _deliver(self, name: str, document: Document) -> None:
+        if self._writer is None or self._writer.complete:
+            self.stopped = self.stopped or name == "stop"
+            return
+        if name not in ("event", "event_page"):
+            document = as_json(document)
+        self._normalizer(name, document)
+        if name == "stop":
+            self.stopped = True
+
+    def _documents_of_dead_session(self) -> list[tuple[str, Document]]:
+        """Close the journal of a session that died, and return what was not read yet."""
+        assert self._tail is not None
+        if self.stopped:
+            return []
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if not lock_descriptor(descriptor):
+                return []  # the run goes on
+            if documents := self._tail.read(BATCH_BYTES):
+                return documents  # written between the last look and the lock
+            stop = encode("stop", self._stop_document())
+            os.ftruncate(descriptor, self._tail.offset)
+            os.lseek(descriptor, self._tail.offset, os.SEEK_SET)
+            os.write(descriptor, stop)
+            sync_descriptor(descriptor)
+        finally:
+            os.close(descriptor)
+        logger.warning("Run %s was left unfinished by its session and is closed now", self.uid)
+        return self._tail.read(BATCH_BYTES)
+
+    def _stop_document(self) -> Document:
+        events = self._writer.events if self._writer is not None else {}
+        return {
+            "uid": str(uuid.uuid4()),
+            "run_start": self.uid,
+            "time": self.path.stat().st_mtime,  # when the last document was emitted
+            "exit_status": "fail",
+            "reason": UNFINISHED_REASON,
+            "num_events": dict(events),
+        }
+
+
+class RunWriter(_RunWriter):  # type: ignore[misc]
+    """The writer of bluesky-tiled-plugins for one run, able to begin again and to write when told.
+
+    It differs in four things: a run that is there already is emptied and written anew; an append is never
+    repeated blindly; rows are written by `flush`, not by their number; and the type of a column follows the
+    descriptor, not the first value.
+    """
+
+    def __init__(self, runs: Any, directory: DataDirectory, promoted: Mapping[tuple[str, str], str]) -> None:
+        super().__init__(runs.include_data_sources(), batch_size=2**62)
+        self.complete = False
+        self.events: dict[str, int] = {}
+        self._directory = directory
+        self._promoted = promoted
+        self._cached_bytes = 0
+        self._column_types: dict[str, dict[str, str]] = {}
+
+    def start(self, doc: Document) -> None:
+        """Create the run's node, or take over the one that is there."""
+        try:
+            super().start(doc)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != httpx.codes.CONFLICT:
+                raise
+        else:
+            return
+        node = self.client[doc["uid"]]
+        if "stop" in node.metadata:
+            self.complete = True
+            return
+        logger.info("Run %s is in the catalog in part; it is written again", doc["uid"])
+        node = getattr(node, "base", node)
+        node.delete_contents(recursive=True, external_only=False)
+        # A crash between the database and the files leaves folders that nothing refers to any more.
+        shutil.rmtree(self._directory.arrays.joinpath(*node.path_parts), ignore_errors=True)
+        self.access_tags = None
+        self.root_node = node
+
+    def descriptor(self, doc: Document) -> None:
+        """Create the stream, or note its new configuration."""
+        types = self._column_types.setdefault(doc["name"], {})
+        self.events.setdefault(doc["name"], 0)
+        for key, data_key in doc["data_keys"].items():
+            if "external" in data_key:
+                continue
+            kind = np.dtype(data_key["dtype_numpy"]).kind if _is_simple(data_key.get("dtype_numpy")) else ""
+            if data_key["dtype"] == "number" and kind in ("", "f"):
+                types[key] = "number"
+            elif data_key["dtype"] == "array" and kind == "f":
+                types[key] = "numbers"
+            else:
+                types[key] = ""
+        super().descriptor(doc)
+
+    def event(self, doc: Document) -> None:
+        """Take one event; it reaches the server with the next `flush`."""
+        stream = self._desc_nodes[doc["descriptor"]].item["id"]
+        self.events[stream] = max(self.events[stream], doc["seq_num"])
+        arrays = self._int_array_keys[stream]
+        row: dict[str, Any] = {"seq_num": doc["seq_num"], "time": float(doc["time"])}
+        for key, value in doc["data"].items():
+            row[key] = self._cell(stream, key, value, keep_array=key in arrays)
+        for key, timestamp in doc["timestamps"].items():
+            row[f"ts_{key}"] = float(timestamp)
+        self._internal_data_cache[stream].append(row)
+        if self._cached_bytes > BATCH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write everything taken so far to the server."""
+        self._cached_bytes = 0
+        for stream, rows in self._internal_data_cache.items():
+            if rows:
+                self._even_out(stream, rows)
+                self._write_internal_data(rows, desc_node=self._desc_nodes[stream])
+                rows.clear()
+        while self._external_data_cache:
+            _, datum = self._external_data_cache.popitem()
+            self._write_external_data(datum)
+
+    def _cell(self, stream: str, key: str, value: Any, keep_array: bool) -> Any:
+        if isinstance(value, np.ndarray) and value.ndim > 0 and keep_array:
+            self._cached_bytes += value.nbytes
+            return value
+        if isinstance(value, np.ndarray | np.generic):
+            value = value.tolist()
+        elif isinstance(value, tuple):
+            value = list(value)
+        kind = self._promoted.get((stream, key)) or self._column_types[stream].get(key, "")
+        if kind == "number":
+            return _as_number(value)
+        if kind == "numbers":
+            return _as_numbers(value)
+        if kind == "text":
+            return None if value is None else str(value)
+        return value
+
+    def _even_out(self, stream: str, rows: list[dict[str, Any]]) -> None:
+        # The writer pads lists of unequal length, but not arrays.
+        for key in self._int_array_keys[stream]:
+            cells = [row[key] for row in rows if key in row]
+            if len({len(cell) for cell in cells}) > 1:
+                for row in rows:
+                    if isinstance(row.get(key), np.ndarray):
+                        row[key] = row[key].tolist()
+
+    def _append_with_retry(self, df_client: Any, table: pyarrow.Table, desc_name: str) -> None:
+        schema = df_client.structure().arrow_schema_decoded
+        if set(table.column_names) - set(schema.names):
+            unknown = ", ".join(sorted(set(table.column_names) - set(schema.names)))
+            raise ValueError(f"The events of stream '{desc_name}' gained columns on the way: {unknown}.")
+        columns = []
+        for field in schema:
+            if field.name not in table.column_names:
+                columns.append(pyarrow.nulls(table.num_rows, field.type))
+                continue
+            column = table[field.name]
+            if not _fits(column.type, field.type):
+                raise ColumnTypeChanged(desc_name, field.name, _common_kind(column.type, field.type))
+            try:
+                columns.append(column.cast(field.type))
+            except pyarrow.ArrowInvalid as error:
+                raise ColumnTypeChanged(desc_name, field.name, _common_kind(column.type, field.type)) from error
+        df_client.append_partition(0, pyarrow.Table.from_arrays(columns, schema=schema))
+
+
+def _is_simple(dtype: Any) -> bool:
+    return isinstance(dtype, str) and bool(dtype)
+
+
+def _as_number(value: Any) -> Any:
+    if value is None:
+        return float("nan")
+    if isinstance(value, int) and int(float(value)) == value:
+        return float(value)
+    return value
+
+
+def _as_numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_numbers(item) for item in value]
+    return _as_number(value)
+
+
+def _fits(value: pyarrow.DataType, column: pyarrow.DataType) -> bool:
+    """Tell whether the cast keeps what the value is: numbers must not silently become text."""
+    if pyarrow.types.is_null(value) or value == column:
+        return True
+    if pyarrow.types.is_list(value) and pyarrow.types.is_list(column):
+        return _fits(value.value_type, column.value_type)
+    return _is_numeric(value) and _is_numeric(column)
+
+
+def _is_numeric(kind: pyarrow.DataType) -> bool:
+    return bool(pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind))
+
+
+def _common_kind(value: pyarrow.DataType, column: pyarrow.DataType) -> str:
+    if pyarrow.types.is_list(value) and (pyarrow.types.is_list(column) or pyarrow.types.is_string(column)):
+        return "numbers"
+    # A column that has had nothing but None so far was created as text.
+    return "number" if _is_numeric(value) else "text"
+
+
+def as_json(value: Any) -> Any:
+    """Return metadata as plain JSON values, the form in which the catalog keeps and searches it."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, set):
+        return [as_json(item) for item in sorted(value, key=repr)]
+    if isinstance(value, np.ndarray | np.generic):
+        return as_json(value.tolist())
+    if isinstance(value, complex):
+        return [value.real, value.imag]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return value
+
+
+class ReportedProblem:
+    """A run that resists delivery: when to try again, and a note for who waits for it."""
+
+    FIRST_PAUSE_S = 0.5
+    LONGEST_PAUSE_S = 60.0
+    PATIENCE = 3
+
+    def __init__(self, directory: DataDirectory, uid: str) -> None:
+        self.attempts = 0
+        self._note = directory.delivery_problem(uid)
+        self._next = 0.0
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for another attempt."""
+        return time.monotonic() >= self._next
+
+    @property
+    def given_up_for_now(self) -> bool:
+        """Whether the daemon need not stay for this run."""
+        return self.attempts >= self.PATIENCE
+
+    def failed(self, error: BaseException) -> None:
+        """Count a failed attempt; leave a note after the third."""
+        self.attempts += 1
+        pause = min(self.FIRST_PAUSE_S * 2 ** (self.attempts - 1), self.LONGEST_PAUSE_S)
+        self._next = time.monotonic() + pause
+        if self.given_up_for_now:
+            self._note.write_text(f"{type(error).__name__}: {error}\n", "utf-8")

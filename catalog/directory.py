@@ -1,0 +1,212 @@
+"""Where everything of a catalog lies inside its data directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import stat
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+from .errors import DataDirectoryError
+
+RUNS_KEY = "runs"
+"""Name of the container of runs on the server."""
+
+CatalogPhase = Literal["starting", "ready", "restarting", "failed", "stopping"]
+
+
+@dataclass(frozen=True)
+class DataDirectory:
+    """The names of files and folders below one data directory; whatever else lies there is left alone."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: str | os.PathLike[str]) -> DataDirectory:
+        """Name the directory by its real absolute path, so that two spellings are one catalog."""
+        return cls(Path(path).expanduser().resolve())
+
+    @property
+    def journals(self) -> Path:
+        """Folder of the journals: live and undelivered ones here, delivered ones in a folder per month."""
+        return self.root / "journal"
+
+    @property
+    def sessions(self) -> Path:
+        """Folder of the leases that say who uses the catalog."""
+        return self.root / "sessions"
+
+    @property
+    def server(self) -> Path:
+        """Folder of the server's databases, arrays and logs."""
+        return self.root / "server"
+
+    @property
+    def database(self) -> Path:
+        """The server's catalog of runs (SQLite)."""
+        return self.server / "catalog.db"
+
+    @property
+    def tables(self) -> Path:
+        """The server's tabular data (DuckDB)."""
+        return self.server / "tables.duckdb"
+
+    @property
+    def arrays(self) -> Path:
+        """Folder of the arrays that events carried (Zarr)."""
+        return self.server / "arrays"
+
+    @property
+    def key_file(self) -> Path:
+        """The server's key, readable by its user only."""
+        return self.server / "key"
+
+    @property
+    def state_file(self) -> Path:
+        """Who serves this directory, where, and how far it is."""
+        return self.root / "server.json"
+
+    @property
+    def daemon_lock(self) -> Path:
+        """Held by the one catalog daemon of this directory."""
+        return self.server / "daemon.lock"
+
+    @property
+    def server_lock(self) -> Path:
+        """Held by the one server process of this directory."""
+        return self.server / "server.lock"
+
+    @property
+    def keep_mark(self) -> Path:
+        """Present while the daemon is to go on without sessions."""
+        return self.sessions / "keep"
+
+    @property
+    def daemon_log(self) -> Path:
+        """What the daemon did."""
+        return self.server / "daemon.log"
+
+    @property
+    def server_log(self) -> Path:
+        """What the server said."""
+        return self.server / "server.log"
+
+    def create(self) -> None:
+        """Create the folders that are missing.
+
+        Raises
+        ------
+        DataDirectoryError
+            The place cannot be created or written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            for folder in (self.journals, self.sessions, self.server, self.arrays):
+                folder.mkdir(exist_ok=True)
+            self.server.chmod(stat.S_IRWXU)
+        except OSError as error:
+            where = error.filename or self.root
+            raise DataDirectoryError(
+                where,
+                f"The data directory {self.root} cannot be used: {where}: {error.strerror}. "
+                "Give a directory that you may write to.",
+            ) from error
+        for folder in (self.root, self.journals, self.sessions, self.server):
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise DataDirectoryError(
+                    folder,
+                    f"The data directory {self.root} cannot be used: {folder} may not be read and written by "
+                    "you. Change its permissions or give another directory.",
+                )
+
+    @property
+    def holds_catalog(self) -> bool:
+        """Whether a session has ever written here."""
+        return self.journals.is_dir() and self.server.is_dir()
+
+    def journal_of(self, uid: str) -> Path:
+        """Path of the journal of a run that is not delivered yet."""
+        return self.journals / f"{quote(uid, safe='')}.jsonl"
+
+    def delivery_problem(self, uid: str) -> Path:
+        """Path of the note that says why a run cannot be delivered."""
+        return self.journals / f"{quote(uid, safe='')}.problem"
+
+    def delivered_journal_of(self, uid: str) -> Path | None:
+        """Path of the journal of a delivered run, or None."""
+        name = f"{quote(uid, safe='')}.jsonl.gz"
+        for month in self.delivered_folders():
+            if (month / name).exists():
+                return month / name
+        return None
+
+    def delivered_folders(self) -> list[Path]:
+        """Folders of the delivered journals, newest first."""
+        try:
+            with os.scandir(self.journals) as entries:
+                months = [Path(entry.path) for entry in entries if _is_month(entry)]
+        except FileNotFoundError:
+            return []
+        return sorted(months, reverse=True)
+
+    def read_key(self) -> str:
+        """Return the server's key, creating 32 random bytes (as 64 hexadecimal digits) the first time."""
+        try:
+            return self.key_file.read_text("ascii").strip()
+        except FileNotFoundError:
+            pass
+        draft = self.key_file.with_name(f"key.{os.getpid()}.{secrets.token_hex(4)}")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32) + "\n")
+        try:
+            os.link(draft, self.key_file)  # the first of several wins; all read the same key
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return self.key_file.read_text("ascii").strip()
+
+
+def _is_month(entry: os.DirEntry[str]) -> bool:
+    name = entry.name
+    return len(name) == 7 and name[4] == "-" and name.replace("-", "").isdigit() and entry.is_dir()
+
+
+def uid_of_journal(path: Path) -> str:
+    """Return the run's uid, which a journal is named by."""
+    return unquote(path.name.removesuffix(".gz").removesuffix(".jsonl"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogState:
+    """What the daemon tells about itself and its server."""
+
+    phase: CatalogPhase
+    url: str
+    """Address of the server, without the key."""
+    daemon_pid: int
+    server_pid: int | None = None
+    problem: str = ""
+    """Why the server is not ready, when something is wrong."""
+    restarts: int = 0
+    """How often the server had to be started again."""
+
+    def write(self, directory: DataDirectory) -> None:
+        """Store the state so that a reader sees either the old or the new one."""
+        draft = directory.state_file.with_suffix(".json.new")
+        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+        draft.replace(directory.state_file)
+
+    @classmethod
+    def read(cls, directory: DataDirectory) -> CatalogState | None:
+        """Return the stored state, or None when there is none or it is not ours."""
+        try:
+            stored: dict[str, Any] = json.loads(directory.state_file.read_text("utf-8"))
+            return cls(**stored)
+        except (FileNotFoundError, ValueError, TypeError):
+            return None

@@ -1,0 +1,208 @@
+"""What can go wrong between a document and its place in the catalog."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class CatalogError(Exception):
+    """Base of every error this package raises on its own account."""
+
+
+class UnrecordableValue(CatalogError, TypeError):
+    """A document holds a value that has no exact form in the journal.
+
+    Attributes
+    ----------
+    where : str
+        Path of the value inside the document, for example ``start.sample``.
+    value_type : type
+        Type of the offending value.
+    """
+
+    def __init__(self, where: str, value_type: type) -> None:
+        self.where = where
+        self.value_type = value_type
+        super().__init__(
+            f"'{where}' is a {value_type.__module__}.{value_type.__qualname__}, which cannot be recorded. "
+            "Use numbers, text, lists, dictionaries or numpy arrays, for example str() of the object."
+        )
+
+
+class JournalError(CatalogError):
+    """The journal could not take a document.
+
+    Attributes
+    ----------
+    path : Path
+        The journal, or the folder it should lie in.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], message: str) -> None:
+        self.path = Path(path)
+        super().__init__(message)
+
+
+class JournalWriteError(JournalError):
+    """The system refused to store a document; it is not recorded.
+
+    Attributes
+    ----------
+    errno : int or None
+        The system's error number.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], error: OSError) -> None:
+        self.errno = error.errno
+        super().__init__(
+            path,
+            f"{path} cannot be written ({error.strerror or error}); the run is not being recorded. "
+            "Repair the disk or choose another data directory, then repeat the measurement.",
+        )
+
+
+class DiskFull(JournalWriteError):
+    """No space is left for the journal."""
+
+    def __init__(self, path: str | os.PathLike[str], error: OSError) -> None:
+        super().__init__(path, error)
+        self.args = (
+            f"No space is left on the disk of {path}; the run is not being recorded. "
+            "Free some space, then resume or repeat the measurement.",
+        )
+
+
+class JournalCorrupt(JournalError):
+    """A line of a journal is damaged.
+
+    Attributes
+    ----------
+    line : int
+        Number of the line, counted from 1.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], line: int, problem: str) -> None:
+        self.line = line
+        super().__init__(path, f"{path}:{line}: damaged journal line ({problem}). Restore the file from a backup.")
+
+
+class UnknownRun(CatalogError, KeyError):
+    """No run with this uid is in the data directory.
+
+    Attributes
+    ----------
+    uid : str
+        The uid, or its beginning, that was asked for.
+    matches : list of str
+        The uids it may stand for, when there is more than one.
+    """
+
+    def __init__(self, uid: str, data_dir: str | os.PathLike[str], matches: list[str] | None = None) -> None:
+        self.uid = uid
+        self.matches = matches or []
+        if self.matches:
+            self.message = (
+                f"'{uid}' is the beginning of {len(self.matches)} runs in {data_dir}: "
+                f"{', '.join(self.matches[:3])}{', …' if len(self.matches) > 3 else ''}. Give more characters."
+            )
+        else:
+            self.message = f"There is no run '{uid}' in {data_dir}."
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class DataDirectoryError(CatalogError):
+    """The data directory cannot be used.
+
+    Attributes
+    ----------
+    path : Path
+        The data directory, or the part of it that is in the way.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], message: str) -> None:
+        self.path = Path(path)
+        super().__init__(message)
+
+
+class NoCatalog(DataDirectoryError):
+    """There is no catalog at this place."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(
+            path,
+            f"There is no catalog in {Path(path).absolute()}. Give the data directory that a session has written to.",
+        )
+
+
+class CatalogUnavailable(CatalogError):
+    """The catalog's server does not answer.
+
+    Attributes
+    ----------
+    data_dir : Path
+        The data directory it serves.
+    log : str
+        The last lines of the log, when there are any.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], message: str, log: str = "") -> None:
+        self.data_dir = Path(data_dir)
+        self.log = log
+        super().__init__(message + (f"\nThe log ends with:\n{log}" if log else ""))
+
+
+class CatalogStartFailed(CatalogUnavailable):
+    """The catalog's server ended before it could serve."""
+
+
+class CatalogTimeout(CatalogUnavailable, TimeoutError):
+    """The catalog was not ready in time.
+
+    Attributes
+    ----------
+    waited : float
+        Seconds spent waiting.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], message: str, waited: float, log: str = "") -> None:
+        self.waited = waited
+        super().__init__(data_dir, message, log)
+
+
+class KeyRejected(CatalogUnavailable):
+    """The server does not accept the key of this data directory."""
+
+    def __init__(self, data_dir: str | os.PathLike[str], key_file: Path) -> None:
+        super().__init__(
+            data_dir,
+            f"The catalog's server does not accept the key in {key_file}. The file was changed after the server "
+            f"had started: stop the server with catalog.shut_down({str(data_dir)!r}) and open the catalog again.",
+        )
+
+
+class DeliveryFailed(CatalogError):
+    """A run cannot be moved into the catalog; its journal is kept.
+
+    Attributes
+    ----------
+    uid : str
+        The run.
+    reason : str
+        What the catalog said.
+    """
+
+    def __init__(self, uid: str, reason: str) -> None:
+        self.uid = uid
+        self.reason = reason
+        super().__init__(
+            f"Run {uid} could not be moved into the catalog: {reason} Its journal is complete and kept; "
+            "delivery is tried again when the catalog starts next."
+        )
+
+
+class UnsupportedPlatform(CatalogError, OSError):
+    """The system lacks what recording needs."""

@@ -1,0 +1,134 @@
+"""What a measuring session holds of the catalog: its journal, its lease and, when asked for, the past."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from .client import connect, wait_delivered, wait_for_server, wait_stopped, web_address
+from .directory import DataDirectory
+from .errors import JournalWriteError
+from .journal import Journal
+from .launch import SessionLease, start_daemon_if_missing
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+
+WATCH_INTERVAL_S = 2.0
+"""How often a session looks whether the catalog daemon is still there."""
+
+
+class CatalogSession:
+    """Records one session's runs, and keeps the catalog up meanwhile.
+
+    Opening it takes milliseconds: the daemon starts in the background and nothing waits for it. A daemon that
+    is killed is started again within two seconds.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory; created when missing.
+    pause : callable, optional
+        See `Journal`: ``RE.request_pause``.
+    on_trouble : callable, optional
+        See `Journal`.
+
+    Attributes
+    ----------
+    journal : Journal
+        To be subscribed: ``RE.subscribe(session.journal)``.
+
+    Raises
+    ------
+    DataDirectoryError
+        The directory cannot be created or written.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | os.PathLike[str],
+        *,
+        pause: Callable[[], object] | None = None,
+        on_trouble: Callable[[JournalWriteError], object] | None = None,
+    ) -> None:
+        self.directory = DataDirectory.at(data_dir)
+        self.journal = Journal(self.directory.root, pause=pause, on_trouble=on_trouble)
+        self._lease = SessionLease(self.directory.root)
+        self._catalog: CatalogOfBlueskyRuns | None = None
+        self._catalog_url = ""
+        self._closing = threading.Event()
+        start_daemon_if_missing(self.directory)
+        self._watch = threading.Thread(target=self._keep_daemon, name="catalog watch", daemon=True)
+        self._watch.start()
+
+    def catalog(self, wait: float = 30.0) -> CatalogOfBlueskyRuns:
+        """Return the catalog of all runs in the data directory; see `open_catalog`.
+
+        Parameters
+        ----------
+        wait : float
+            Seconds to wait for the server when it is not up yet.
+
+        Raises
+        ------
+        CatalogStartFailed, CatalogTimeout, KeyRejected
+            The server is not there.
+        """
+        url = wait_for_server(self.directory, wait)
+        if self._catalog is None or self._catalog_url != url:
+            self._catalog = connect(self.directory, url, wait)
+            self._catalog_url = url
+        return self._catalog
+
+    def wait_delivered(self, uid: str, timeout: float = 30.0) -> None:
+        """Wait until a run is in the catalog as a whole; see `wait_delivered`."""
+        wait_delivered(self.directory.root, uid, timeout)
+
+    def web_address(self, with_key: bool = False, wait: float = 30.0) -> str:
+        """Return the address of the catalog's web page; see `web_address`."""
+        return web_address(self.directory.root, with_key, wait)
+
+    def keep(self) -> None:
+        """Let the catalog run on after this session, until `shut_down`."""
+        self.directory.keep_mark.write_text(str(os.getpid()))
+
+    def close(self, wait_delivered: float = 0.0) -> bool:
+        """End the session's part; the daemon delivers what is left, and stops if this was the last session.
+
+        Parameters
+        ----------
+        wait_delivered : float
+            Seconds to wait for that; with 0 it happens after this returns.
+
+        Returns
+        -------
+        bool
+            True when the daemon is known to have stopped, everything being delivered.
+
+        Raises
+        ------
+        CatalogTimeout
+            It was still busy; it goes on and stops by itself.
+        """
+        self._closing.set()
+        self._watch.join()
+        self.journal.close()
+        if self._lease.held and any(self.directory.journals.glob("*.jsonl")):
+            start_daemon_if_missing(self.directory)
+        self._lease.release()
+        return wait_stopped(self.directory, wait_delivered) if wait_delivered > 0 else False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _keep_daemon(self) -> None:
+        while not self._closing.wait(WATCH_INTERVAL_S):
+            start_daemon_if_missing(self.directory)
