@@ -1,1 +1,57 @@
 """Wires and who may use them: arbitration, serial ports, VISA sessions, adoption of foreign drivers."""
+
+from coexistence.arbiter import Arbiter, Hold, Rank
+from coexistence.channel import Channel, ConnectionEvent, Guard, Reply
+from coexistence.connection import Connection
+from coexistence.errors import (
+    AcquireTimeout,
+    CoexistenceError,
+    CommandTimeout,
+    ConfigError,
+    DeadlockDetected,
+    DeadlockMember,
+    GuardNotHeld,
+    GuardRevoked,
+    LockOrderViolation,
+    LoopBlocked,
+    Problem,
+    WireClosed,
+    WireDisconnected,
+    WireInUse,
+    WouldDeadlock,
+)
+from coexistence.line_settings import LineSettings
+from coexistence.serial_port import SerialPortPool, SharedSerialPort
+from coexistence.wire_statistics import LogEntry, OwnerStatistics, WireStatistics
+
+__all__ = [
+    "AcquireTimeout",
+    "Arbiter",
+    "Channel",
+    "CoexistenceError",
+    "CommandTimeout",
+    "ConfigError",
+    "Connection",
+    "ConnectionEvent",
+    "DeadlockDetected",
+    "DeadlockMember",
+    "Guard",
+    "GuardNotHeld",
+    "GuardRevoked",
+    "Hold",
+    "LineSettings",
+    "LockOrderViolation",
+    "LogEntry",
+    "LoopBlocked",
+    "OwnerStatistics",
+    "Problem",
+    "Rank",
+    "Reply",
+    "SerialPortPool",
+    "SharedSerialPort",
+    "WireClosed",
+    "WireDisconnected",
+    "WireInUse",
+    "WireStatistics",
+    "WouldDeadlock",
+]

@@ -268,6 +268,8 @@ class Hold:
         traceback: TracebackType | None = None,
     ) -> None:
         arbiter = self._arbiter
+        if exc_type is not None:
+            self._left_by_exception()
         try:
             with arbiter._mutex:
                 if (
@@ -324,6 +326,9 @@ class Hold:
         traceback: TracebackType | None = None,
     ) -> None:
         self.__exit__(exc_type, exc, traceback)
+
+    def _left_by_exception(self) -> None:
+        """Take note that an exception ends the block."""
 
     def release(self) -> None:
         """End the ownership before the block does; doing so twice is harmless."""
@@ -447,7 +452,7 @@ class Arbiter:
     on_samples
         Called with a list of ``(owner, waited_s, held_s)``, one for each finished hold, in batches.
     on_revoked
-        Called with the hold when it is ended from outside. The arbiter's mutex is held: it must not block.
+        Called when a hold is ended from outside. The arbiter's mutex is held: it must not block.
     """
 
     def __init__(
@@ -457,7 +462,7 @@ class Arbiter:
         order: tuple[int, str] | None = None,
         check_order: bool = True,
         on_samples: Callable[[list[tuple[str, float, float]]], None] | None = None,
-        on_revoked: Callable[[Hold], None] | None = None,
+        on_revoked: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.order = order
@@ -754,6 +759,8 @@ class Arbiter:
                 self._lines[hold.rank].append(hold)
                 self._length += 1
                 self._advance()
+            if blocks is None and party not in _held:
+                return False  # nobody waits for a party that holds nothing, so no circle can close here
             try:
                 self._walk(hold, party, blocks)
             except CoexistenceError:
@@ -779,7 +786,7 @@ class Arbiter:
         def follow(waiter: Hold) -> None:
             trail.append(waiter)
             seen.add(id(waiter))
-            for ahead in waiter._arbiter._ahead_of(waiter):
+            for ahead in waiter._arbiter._ahead_of(waiter, whole_line=blocks is not None):
                 if blocks is not None and (ahead.loop is blocks or ahead.party is thread):
                     raise WouldDeadlock(self.name, hold.owner, ahead.owner)
                 if ahead.party is party and ahead is not hold:
@@ -791,12 +798,14 @@ class Arbiter:
 
         follow(hold)
 
-    def _ahead_of(self, waiter: Hold) -> list[Hold]:
-        """Return whose turn comes before the waiter's: the holder first, then those before it in line."""
+    def _ahead_of(self, waiter: Hold, *, whole_line: bool) -> list[Hold]:
+        """Return whose turn comes before the waiter's: the holder, and on request those before it in line."""
         with self._mutex:
             if waiter._state is not QUEUED:
                 return [waiter] if waiter.server is not None and waiter._state is HELD else []
             ahead = [self._holder] if self._holder is not None else []
+            if not whole_line:
+                return ahead
             for line in self._lines[: waiter.rank + 1]:
                 for each in line:
                     if each is waiter:
@@ -860,7 +869,11 @@ class Arbiter:
         if hold is not root:
             hold._state = ENDED
         root._depth -= 1
-        if root._depth > 0 or root._state is not HELD:
+        if root._depth > 0:
+            return
+        if root._state is REVOKED:
+            self._pass_on(root)
+        if root._state is not HELD:
             return
         if root._operations:
             root._state = RELEASING
@@ -885,7 +898,7 @@ class Arbiter:
         hold._reason = reason
         hold._state = REVOKED
         if self._on_revoked is not None:
-            self._on_revoked(hold)
+            self._on_revoked()
         self._pass_on(hold)
 
     def _reap(self) -> None:

@@ -1,0 +1,1022 @@
+"""The exchange policy: how questions go out on a wire and answers come back to whoever asked.
+
+One deadline covers waiting in line and input and output. What was not sent in time is never sent. After a reply that
+did not come in time the channel is *suspect*, and nobody may send on it before the late reply has been caught or
+given up: no answer ever reaches another's question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+from coexistence.arbiter import Arbiter, Hold, Rank, State, current_party
+from coexistence.errors import (
+    AcquireTimeout,
+    CoexistenceError,
+    CommandTimeout,
+    ConfigError,
+    GuardNotHeld,
+    GuardRevoked,
+    Problem,
+    WireClosed,
+    WireDisconnected,
+)
+from coexistence.transport import Accept, Ending, Interrupted, Suspect, Transport
+from coexistence.wire import Wire, resolve
+from coexistence.wire_statistics import LogEntry, WireStatistics
+
+T = TypeVar("T")
+
+logger = logging.getLogger("coexistence.wire")
+
+REOPEN_INTERVAL_S = 0.5
+"""Seconds from a loss to the first attempt to reopen, and between attempts."""
+
+_AFTER_REOPENING_S = 0.25
+"""How long a reply that was under way when the line broke is waited out after reopening, in seconds."""
+
+_RETRY_SHARE = 0.5
+"""Part of a repeatable query's time after which it is asked again."""
+
+_LATE_FACTOR = 2.0
+"""A late reply is given up after this many times the exchange's timeout."""
+
+
+_ENDED_FROM_OUTSIDE = (State.REVOKED, State.ENDED)
+
+
+class Reply(NamedTuple):
+    """An answer and the system time (s since 1970) at which it was complete."""
+
+    data: bytes
+    timestamp: float
+
+
+@dataclass(frozen=True)
+class ConnectionEvent:
+    """A wire was lost (``connected`` false, ``error`` says why) or is back."""
+
+    wire: str
+    connected: bool
+    timestamp: float
+    error: BaseException | None = None
+
+
+class _Exchange:
+    """One question: what to send, how its answer looks."""
+
+    __slots__ = ("accept", "command", "ending", "repeatable", "timeout")
+
+    def __init__(
+        self,
+        command: bytes,
+        timeout: float,
+        ending: Ending | None,
+        accept: Accept | None = None,
+        repeatable: bool = False,
+    ) -> None:
+        self.command = command
+        self.timeout = timeout
+        self.ending = ending
+        self.accept = accept
+        self.repeatable = repeatable
+
+
+class Guard(Hold):
+    """The right to use a channel, for one block of code.
+
+    The blocking methods are for the thread that entered the block with ``with``; the ``…_async`` methods are for the
+    task that entered it with ``async with``, and run on the wire's worker thread. All raise :class:`GuardRevoked` when
+    the hold was ended from outside and :class:`GuardNotHeld` outside the block. ``timeout`` is in seconds, by default
+    the channel's.
+    """
+
+    __slots__ = ("_channel", "_expires", "_unanswered")
+
+    def __init__(
+        self,
+        channel: Channel,
+        owner: str,
+        timeout: float = 2.0,
+        rank: Rank = Rank.NORMAL,
+        max_hold: float | None = None,
+    ) -> None:
+        Hold.__init__(self, channel._arbiter, owner, timeout, rank, max_hold)
+        self._channel = channel
+        self._unanswered: _Exchange | None = None
+        self._expires = float("inf")
+
+    def _left_by_exception(self) -> None:
+        if self._unanswered is not None:
+            self._channel._expect_late(self, self._unanswered)
+
+    def _deadline(self, timeout: float | None) -> float:
+        deadline = perf_counter() + (self._channel.timeout if timeout is None else timeout)
+        return min(deadline, self._expires)
+
+    def write(self, data: bytes, *, timeout: float | None = None) -> int:
+        """Send a command that has no reply, or whose reply is read next; return the number of bytes.
+
+        Raises
+        ------
+        CommandTimeout
+            The line did not take all bytes in time (flow control).
+        WireDisconnected
+            The hardware is gone.
+        """
+        exchange = _Exchange(data, self._channel.timeout if timeout is None else timeout, None)
+        self._operate(partial(self._channel._perform, self, exchange, self._deadline(timeout)))
+        self._unanswered = exchange
+        return len(data)
+
+    def write_all(self, data: bytes, *, timeout: float | None = None) -> None:
+        """Send a large amount of data; the timeout is for each piece that the line takes, not for the whole."""
+        piece = 1024
+        for start in range(0, len(data), piece):
+            self.write(data[start : start + piece], timeout=timeout)
+
+    def read(self, size: int, *, timeout: float | None = None) -> bytes:
+        """Return exactly ``size`` bytes.
+
+        Raises
+        ------
+        CommandTimeout
+            Fewer came in time; they are in its ``received``.
+        """
+        return self._read(size, timeout)
+
+    def read_line(self, *, timeout: float | None = None) -> bytes:
+        """Return the next line, without its terminator.
+
+        Raises
+        ------
+        CommandTimeout
+            No complete line came in time.
+        """
+        return self._read(self._channel.terminator, timeout)
+
+    def _read(self, ending: Ending, timeout: float | None) -> bytes:
+        exchange = _Exchange(b"", self._channel.timeout if timeout is None else timeout, ending)
+        if self._unanswered is not None:
+            exchange.command = self._unanswered.command
+        reply = self._operate(partial(self._channel._listen, self, exchange, self._deadline(timeout)))
+        self._unanswered = None
+        return reply.data
+
+    def exchange(
+        self,
+        command: bytes,
+        *,
+        timeout: float | None = None,
+        accept: Accept | None = None,
+        until: Ending | None = None,
+        repeatable: bool = False,
+    ) -> Reply:
+        """Send a command and return its reply with the time at which it was complete; see :meth:`Channel.exchange`."""
+        channel = self._channel
+        exchange = _Exchange(
+            command,
+            channel.timeout if timeout is None else timeout,
+            channel.terminator if until is None else until,
+            accept,
+            repeatable,
+        )
+        reply = self._operate(partial(channel._perform, self, exchange, self._deadline(timeout)))
+        self._unanswered = None
+        assert reply is not None
+        return reply
+
+    def query(
+        self,
+        command: bytes,
+        *,
+        timeout: float | None = None,
+        accept: Accept | None = None,
+        until: Ending | None = None,
+        repeatable: bool = False,
+    ) -> bytes:
+        """Send a command and return its reply without terminator; see :meth:`Channel.exchange`."""
+        return self.exchange(command, timeout=timeout, accept=accept, until=until, repeatable=repeatable).data
+
+    def _operate(self, operation: Callable[[], T]) -> T:
+        self.begin_operation()
+        try:
+            return operation()
+        finally:
+            self.end_operation()
+
+    async def write_async(self, data: bytes, *, timeout: float | None = None) -> int:
+        """As :meth:`write`. Cancellation: what has begun is completed on the wire."""
+        return await self.run_async(lambda guard: guard.write(data, timeout=timeout))
+
+    async def read_async(self, size: int, *, timeout: float | None = None) -> bytes:
+        """As :meth:`read`. Cancellation: the bytes are read in the background and dropped."""
+        return await self.run_async(lambda guard: guard.read(size, timeout=timeout))
+
+    async def read_line_async(self, *, timeout: float | None = None) -> bytes:
+        """As :meth:`read_line`. Cancellation: the line is read in the background and dropped."""
+        return await self.run_async(lambda guard: guard.read_line(timeout=timeout))
+
+    async def query_async(
+        self,
+        command: bytes,
+        *,
+        timeout: float | None = None,
+        accept: Accept | None = None,
+        until: Ending | None = None,
+        repeatable: bool = False,
+    ) -> bytes:
+        """As :meth:`query`. Cancellation: the reply is read in the background and dropped."""
+        return await self.run_async(
+            lambda guard: guard.query(command, timeout=timeout, accept=accept, until=until, repeatable=repeatable)
+        )
+
+    async def run_async(self, function: Callable[[Guard], T]) -> T:
+        """Run ``function(guard)``, which may block, on the wire's worker thread, within this hold.
+
+        Cancellation: what has begun ends by itself, the hold lasts that long, and the result is dropped.
+        """
+        return await self._channel.wire.serve_guard(self, function)
+
+
+class Job(Guard, Generic[T]):
+    """A guard that the wire's worker holds on behalf of a task, while it runs one function."""
+
+    __slots__ = ("_function", "abandoned")
+
+    def __init__(
+        self,
+        channel: Channel,
+        owner: str,
+        timeout: float,
+        rank: Rank,
+        function: Callable[[Guard], T],
+        *,
+        single: bool,
+    ) -> None:
+        Guard.__init__(self, channel, owner, timeout, rank)
+        self._function = function
+        self._operations = int(single)
+        self.abandoned = False
+
+    def granted(self) -> None:
+        """Have the worker run this job (called once, in this job's turn)."""
+        self._channel.wire.worker.put(self._run)
+
+    def _run(self) -> None:
+        outcome: tuple[Any, BaseException | None] = (None, None)
+        try:
+            if not self.abandoned:
+                self._expires = self.deadline
+                outcome = (self._function(self), None)
+        except BaseException as error:
+            outcome = (None, error)
+        self._operations = 0
+        self.__exit__(None if outcome[1] is None else type(outcome[1]), outcome[1], None)
+        assert self.mailbox is not None
+        self.mailbox.post(resolve, (self.future, outcome))
+
+
+class Channel:
+    """A connection to one instrument or bus, shared by everybody through the wire's line.
+
+    Parameters
+    ----------
+    wire
+        The hardware's wire; several channels can share one (GPIB).
+    transport
+        Opened here.
+    terminator
+        Ends a reply, unless an exchange says otherwise; empty where replies have none.
+    timeout
+        Default for exchanges, in seconds.
+    late_reply_limit
+        Seconds after a timeout during which the late reply may still come; nobody sends before it came or this time is
+        over. Default: twice the exchange's timeout.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        transport: Transport,
+        *,
+        terminator: bytes,
+        timeout: float,
+        late_reply_limit: float | None = None,
+    ) -> None:
+        self.wire = wire
+        self.name = transport.name
+        self.terminator = terminator
+        self.timeout = timeout
+        self.late_reply_limit = late_reply_limit
+        self.last_error: BaseException | None = None
+        """What broke the connection last."""
+        self._arbiter: Arbiter = wire.arbiter
+        self._transport = transport
+        self._link = threading.Condition()
+        self._connected = False
+        self._ready = False
+        self._suspect: Suspect | None = None
+        self._steps: list[tuple[str, Callable[[Guard], object]]] = []
+        self._steps_due = False
+        self._in_steps = False
+        self._listeners: list[Callable[[ConnectionEvent], object]] = []
+        self._stray_listeners: list[Callable[[bytes, float], object]] = []
+        self._closing = threading.Event()
+        self._reopener: threading.Thread | None = None
+        transport.open()
+        self._connected = self._ready = True
+        wire.channels.append(self)
+
+    def __repr__(self) -> str:
+        state = "closed" if self.wire.closed else "connected" if self._connected else "disconnected"
+        return f"<{type(self).__name__} {self.name} {state}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # Who uses it
+
+    @property
+    def is_available(self) -> bool:
+        """Whether it is connected and nobody holds the wire."""
+        return self._connected and self._arbiter.holder is None
+
+    @property
+    def current_owner(self) -> str | None:
+        """The owner's name, or ``None`` while the wire is free."""
+        holder = self._arbiter.holder
+        return None if holder is None else holder.owner
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hardware was there when last used."""
+        return self._connected
+
+    @property
+    def stats(self) -> WireStatistics:
+        """A snapshot of counts and times, also for each owner."""
+        return self.wire.statistics
+
+    @property
+    def log(self) -> list[LogEntry]:
+        """The last exchanges on the wire, oldest first."""
+        return self.wire.log
+
+    def acquire(
+        self, owner: str, timeout: float = 2.0, *, rank: Rank = Rank.NORMAL, max_hold: float | None = None
+    ) -> Guard:
+        """Ask for the wire, to be used as ``with port.acquire("me") as guard:`` in any thread.
+
+        Parameters
+        ----------
+        owner
+            A stable name; others see it in their errors and it has statistics of its own.
+        timeout
+            Seconds to wait in line; 0 means now or never.
+        rank
+            Which line to wait in.
+        max_hold
+            Seconds after which those who wait may end this hold; ``None``: never.
+
+        Raises
+        ------
+        AcquireTimeout, WouldDeadlock, LoopBlocked, LockOrderViolation, DeadlockDetected, WireClosed
+            On entering the block.
+        """
+        return Guard(self, owner, timeout, rank, max_hold)
+
+    def acquire_async(
+        self, owner: str, timeout: float = 2.0, *, rank: Rank = Rank.NORMAL, max_hold: float | None = None
+    ) -> Guard:
+        """Ask for the wire, to be used as ``async with port.acquire_async("me") as guard:`` in a task.
+
+        Parameters and errors are those of :meth:`acquire`. Cancellation: a request in line is withdrawn; a task
+        cancelled inside the block lets go at once, or when the exchange that is on the wire has ended.
+        """
+        return Guard(self, owner, timeout, rank, max_hold)
+
+    def revoke(self, owner: str | None = None, reason: str = "it was revoked") -> bool:
+        """End the present hold (of ``owner`` only, when given) and break off its exchange; tell if there was one."""
+        return self._arbiter.revoke(owner, reason)
+
+    # Exchanges
+
+    def exchange(
+        self,
+        command: bytes,
+        *,
+        owner: str,
+        timeout: float | None = None,
+        rank: Rank = Rank.NORMAL,
+        accept: Accept | None = None,
+        until: Ending | None = None,
+        repeatable: bool = False,
+    ) -> Reply:
+        """Send a command and return its reply with the time at which it was complete.
+
+        Parameters
+        ----------
+        command
+            What to send, terminator included.
+        owner
+            Who asks.
+        timeout
+            Seconds for all of it: waiting in line, sending, receiving. Default: the channel's.
+        rank
+            Which line to wait in.
+        accept
+            Tells whether a reply can be the answer to this question. One that it refuses goes to the stray-line
+            listeners, and reading goes on.
+        until
+            How the reply ends, when not with the channel's terminator.
+        repeatable
+            Whether the command may be sent a second time when its reply is lost: for pure queries only.
+
+        Raises
+        ------
+        AcquireTimeout
+            The wire did not become free in time; nothing was sent.
+        CommandTimeout
+            No complete reply in time; ``sent`` tells whether the command went out.
+        WireDisconnected
+            The hardware is gone, and was not back in time.
+        """
+        if timeout is None:
+            timeout = self.timeout
+        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
+        reply = self._run(owner, exchange, rank)
+        assert reply is not None
+        return reply
+
+    def query(
+        self,
+        command: bytes,
+        *,
+        owner: str,
+        timeout: float | None = None,
+        rank: Rank = Rank.NORMAL,
+        accept: Accept | None = None,
+        until: Ending | None = None,
+        repeatable: bool = False,
+    ) -> bytes:
+        """Send a command and return its reply without terminator; parameters and errors as :meth:`exchange`."""
+        if timeout is None:
+            timeout = self.timeout
+        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
+        reply = self._run(owner, exchange, rank)
+        assert reply is not None
+        return reply.data
+
+    def write(self, command: bytes, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
+        """Send a command that has no reply; parameters and errors as :meth:`exchange`."""
+        self._run(owner, _Exchange(command, self.timeout if timeout is None else timeout, None), rank)
+
+    def transact(
+        self,
+        function: Callable[[Guard], T],
+        *,
+        owner: str,
+        timeout: float | None = None,
+        rank: Rank = Rank.NORMAL,
+    ) -> T:
+        """Run ``function(guard)`` within one hold, on this thread; ``timeout`` (s) is for all of it."""
+        guard = Guard(self, owner, self.timeout if timeout is None else timeout, rank)
+        guard._expires = perf_counter() + guard.timeout
+        with self._explained(guard):
+            return function(guard)
+
+    async def exchange_async(
+        self,
+        command: bytes,
+        *,
+        owner: str,
+        timeout: float | None = None,
+        rank: Rank = Rank.NORMAL,
+        accept: Accept | None = None,
+        until: Ending | None = None,
+        repeatable: bool = False,
+    ) -> Reply:
+        """As :meth:`exchange`, on the wire's worker thread: the exchange does not need the event loop to end.
+
+        Cancellation: a command still in line is never sent; one that was sent has its reply read and dropped in the
+        background, so that nobody else gets it.
+        """
+        if timeout is None:
+            timeout = self.timeout
+        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
+        reply = await self._run_async(owner, exchange, rank)
+        assert reply is not None
+        return reply
+
+    async def query_async(
+        self,
+        command: bytes,
+        *,
+        owner: str,
+        timeout: float | None = None,
+        rank: Rank = Rank.NORMAL,
+        accept: Accept | None = None,
+        until: Ending | None = None,
+        repeatable: bool = False,
+    ) -> bytes:
+        """As :meth:`query`; on the worker and cancelled as :meth:`exchange_async`."""
+        if timeout is None:
+            timeout = self.timeout
+        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
+        reply = await self._run_async(owner, exchange, rank)
+        assert reply is not None
+        return reply.data
+
+    async def write_async(
+        self, command: bytes, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL
+    ) -> None:
+        """As :meth:`write`; on the worker and cancelled as :meth:`exchange_async`."""
+        await self._run_async(owner, _Exchange(command, self.timeout if timeout is None else timeout, None), rank)
+
+    async def transact_async(
+        self,
+        function: Callable[[Guard], T],
+        *,
+        owner: str,
+        timeout: float | None = None,
+        rank: Rank = Rank.NORMAL,
+    ) -> T:
+        """Run ``function(guard)``, which may block, within one hold on the wire's worker; ``timeout`` (s) is for all.
+
+        Cancellation: a function still in line is never called; one that has begun runs to its end in the background
+        and its result is dropped.
+        """
+        return await self._on_worker(owner, self.timeout if timeout is None else timeout, rank, function, single=False)
+
+    def _run(self, owner: str, exchange: _Exchange, rank: Rank) -> Reply | None:
+        deadline = perf_counter() + exchange.timeout
+        guard = Guard(self, owner, exchange.timeout, rank)
+        with self._explained(guard) if not self._connected else guard:
+            if guard._root is guard:
+                guard._operations = 1
+                try:
+                    return self._perform(guard, exchange, deadline)
+                finally:
+                    guard._operations = 0
+            return guard._operate(partial(self._perform, guard, exchange, deadline))
+
+    @contextlib.contextmanager
+    def _explained(self, guard: Guard) -> Any:
+        """Hold the wire; while it is disconnected, say so rather than blame who waits ahead."""
+        try:
+            guard.__enter__()
+        except AcquireTimeout as error:
+            if self._connected:
+                raise
+            raise self._disconnected(guard.owner) from error
+        with contextlib.ExitStack() as stack:
+            stack.push(guard.__exit__)
+            yield guard
+
+    async def _run_async(self, owner: str, exchange: _Exchange, rank: Rank) -> Reply | None:
+        return await self._on_worker(
+            owner,
+            exchange.timeout,
+            rank,
+            lambda guard: self._perform(guard, exchange, guard.deadline),
+            single=True,
+        )
+
+    async def _on_worker(
+        self, owner: str, timeout: float, rank: Rank, function: Callable[[Guard], T], *, single: bool
+    ) -> T:
+        if self._arbiter.held_by(current_party()) is not None:
+            guard = Guard(self, owner, timeout, rank)
+            guard.deadline = guard._expires = perf_counter() + timeout
+            async with guard:
+                return await self.wire.serve_guard(guard, function)
+        try:
+            return await self.wire.serve(Job(self, owner, timeout, rank, function, single=single))
+        except AcquireTimeout as error:
+            if self._connected:
+                raise
+            raise self._disconnected(owner) from error
+
+    # Lines nobody asked for
+
+    def add_stray_listener(self, listener: Callable[[bytes, float], object]) -> Callable[[], None]:
+        """Have ``listener(line, timestamp)`` called for each complete line that is nobody's answer.
+
+        It is called on whatever thread reads the line, must not block, and must not use the wire. Returns a function
+        that ends this.
+        """
+        self._stray_listeners.append(listener)
+        return partial(_remove, self._stray_listeners, listener)
+
+    def collect_strays(self, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> int:
+        """Hold the wire for a moment and give lines that have arrived unasked to the listeners; return their number."""
+        return self.transact(self._collect, owner=owner, timeout=timeout, rank=rank)
+
+    async def collect_strays_async(self, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> int:
+        """As :meth:`collect_strays`, on the worker. Cancellation: the lines still reach the listeners, or stay."""
+        return await self.transact_async(self._collect, owner=owner, timeout=timeout, rank=rank)
+
+    def _collect(self, guard: Guard) -> int:
+        exchange = _Exchange(b"", self.timeout, None)
+        deadline = guard._deadline(None)
+
+        def collect() -> int:
+            with self._on_the_wire(guard, exchange, deadline):
+                return self._clear_input(guard, exchange, deadline)
+
+        return guard._operate(collect)
+
+    # Coming and going of the hardware
+
+    def add_listener(self, listener: Callable[[ConnectionEvent], object]) -> Callable[[], None]:
+        """Have ``listener(event)`` called when the hardware is lost and when it is back.
+
+        It is called on whatever thread noticed and must not block. Returns a function that ends this.
+        """
+        self._listeners.append(listener)
+        return partial(_remove, self._listeners, listener)
+
+    def add_reconnect_step(self, name: str, function: Callable[[Guard], object]) -> Callable[[], None]:
+        """Have ``function(guard)`` prepare the instrument after each reconnect, before anybody's next exchange.
+
+        It runs on the thread and within the hold of whoever comes next. If it fails, that exchange fails with
+        :class:`WireDisconnected` and the steps are tried again for the next. Returns a function that ends this.
+        """
+        step = (name, function)
+        self._steps.append(step)
+        return partial(_remove, self._steps, step)
+
+    def interrupt(self) -> None:
+        """Wake whatever blocks on this channel, so that it can see whether it may go on. Never blocks."""
+        self._transport.interrupt()
+        with self._link:
+            self._link.notify_all()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """Close the wire: those who wait or hold get an error, what is on the wire is broken off.
+
+        Takes at most about ``timeout`` seconds unless the operating system blocks.
+        """
+        self.wire.close(timeout)
+
+    def shut(self) -> None:
+        """Close the transport and stop reopening it; the wire's :meth:`~coexistence.wire.Wire.close` calls this."""
+        self._closing.set()
+        reopener = self._reopener
+        if reopener is not None and reopener is not threading.current_thread():
+            reopener.join(1.0)
+        with self._link:
+            self._connected = self._ready = False
+        self._transport.close()
+
+    def _disconnected(self, owner: str) -> WireDisconnected:
+        error = self.last_error
+        reason = error.reason if isinstance(error, WireDisconnected) else str(error or "it was lost")
+        return WireDisconnected(
+            self.name,
+            reason,
+            owner=owner,
+            remedy=f"Check cable and power; it is tried again every {REOPEN_INTERVAL_S:g} s.",
+        )
+
+    def _lose(self, error: BaseException) -> None:
+        """Note that the hardware is gone, and start looking for it."""
+        with self._link:
+            if not self._connected:
+                return
+            self._connected = self._ready = False
+            self.last_error = error
+        with contextlib.suppress(*self._transport.lost):
+            self._transport.close()
+        logger.warning("%s is lost: %s", self.name, error, extra={"wire": self.name, "event": "lost"})
+        if not self._closing.is_set():
+            self._reopener = threading.Thread(target=self._reopen, name=f"reopen {self.name}", daemon=True)
+            self._reopener.start()
+        self._announce(ConnectionEvent(self.name, False, time.time(), error))
+
+    def _reopen(self) -> None:
+        reopening_fails: tuple[type[BaseException], ...] = (CoexistenceError, *self._transport.lost)
+        while not self._closing.wait(REOPEN_INTERVAL_S):
+            try:
+                self._transport.open()
+            except reopening_fails as error:
+                self.last_error = error
+                continue
+            suspect = self._suspect
+            if suspect is not None:
+                suspect.until = min(suspect.until, perf_counter() + _AFTER_REOPENING_S)
+            self.wire.record_reconnect()
+            with self._link:
+                self._steps_due = bool(self._steps)
+                self._connected = True
+                self._link.notify_all()
+            logger.info("%s is back", self.name, extra={"wire": self.name, "event": "back"})
+            self._announce(ConnectionEvent(self.name, True, time.time()))
+            return
+
+    def _announce(self, event: ConnectionEvent) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("a connection listener of %s failed", self.name)
+
+    # One exchange
+
+    def _perform(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply | None:
+        """Send, and receive if the exchange has an ending; the guard holds the wire and an operation is begun."""
+        lock = self.wire.exchange_lock
+        if not lock.acquire(False) and not lock.acquire(timeout=max(deadline - perf_counter(), 0.0)):
+            raise self._unsent(guard, exchange, "another exchange is on the wire")
+        started = perf_counter()
+        data = b""
+        outcome = "error"
+        try:
+            try:
+                reply = self._converse(guard, exchange, started, deadline)
+                outcome = "ok"
+                if reply is not None:
+                    data = reply.data
+                return reply
+            except CommandTimeout as error:
+                outcome = "timeout" if error.sent else "not sent"
+                data = error.received
+                raise
+            except WireDisconnected:
+                outcome = "disconnected"
+                raise
+            except CoexistenceError:
+                outcome = "revoked"
+                raise
+            finally:
+                self.wire.record(
+                    (time.time(), guard.owner, exchange.command, data, guard.waited, perf_counter() - started, outcome)
+                )
+        finally:
+            lock.release()
+
+    def _converse(self, guard: Guard, exchange: _Exchange, started: float, deadline: float) -> Reply | None:
+        transport = self._transport
+        resent = False
+        while True:
+            if not self._ready:
+                self._make_ready(guard, exchange, deadline)
+            try:
+                lines = transport.take_lines(self.terminator)
+                if lines:
+                    self._route(lines)
+                if perf_counter() >= deadline:
+                    raise self._unsent(guard, exchange, "its deadline had passed")
+                sent = transport.send(exchange.command, deadline)
+            except Interrupted:
+                self._check(guard)
+                continue
+            except transport.lost as error:
+                self._lose(error)
+                continue
+            if sent < len(exchange.command):
+                self._expect_late(guard, exchange)
+                raise self._unanswered(guard, exchange)
+            if exchange.ending is None:
+                return None
+            try:
+                patience = deadline
+                if exchange.repeatable and not resent:
+                    patience = started + _RETRY_SHARE * (deadline - started)
+                reply = self._receive(guard, exchange, patience)
+                if reply is None and patience < deadline and transport.unread():
+                    reply = self._receive(guard, exchange, deadline)
+                    patience = deadline
+            except transport.lost as error:
+                self._expect_late(guard, exchange)
+                self._lose(error)
+                if not exchange.repeatable or resent:
+                    raise self._disconnected(guard.owner) from error
+            except BaseException:
+                self._expect_late(guard, exchange)
+                raise
+            else:
+                if reply is not None:
+                    if resent:
+                        self._expect_late(guard, exchange)
+                    return reply
+                if patience >= deadline:
+                    self._expect_late(guard, exchange, replies=2 if resent else 1)
+                    raise self._unanswered(guard, exchange)
+            resent = True
+            self.wire.record_retry(guard.owner)
+
+    def _receive(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply | None:
+        """Return the reply that the exchange accepts, or ``None`` at the deadline."""
+        assert exchange.ending is not None
+        accept = exchange.accept
+        while True:
+            try:
+                data = self._transport.receive(exchange.ending, deadline)
+            except Interrupted:
+                self._check(guard)
+                continue
+            if data is None:
+                return None
+            if accept is None or accept(data):
+                return Reply(data, time.time())
+            self._route([data])
+
+    def _listen(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply:
+        """Receive without sending, within a hold."""
+        with self._on_the_wire(guard, exchange, deadline):
+            started = perf_counter()
+            try:
+                reply = self._receive(guard, exchange, deadline)
+            except self._transport.lost as error:
+                self._lose(error)
+                raise self._disconnected(guard.owner) from error
+            except BaseException:
+                self._expect_late(guard, exchange)
+                raise
+            if reply is None:
+                self._expect_late(guard, exchange)
+                raise self._unanswered(guard, exchange)
+            self.wire.record(
+                (reply.timestamp, guard.owner, b"", reply.data, guard.waited, perf_counter() - started, "ok")
+            )
+            return reply
+
+    @contextlib.contextmanager
+    def _on_the_wire(self, guard: Guard, exchange: _Exchange, deadline: float) -> Any:
+        lock = self.wire.exchange_lock
+        if not lock.acquire(timeout=max(deadline - perf_counter(), 0.0)):
+            raise self._unsent(guard, exchange, "another exchange is on the wire")
+        try:
+            if not self._ready:
+                self._make_ready(guard, exchange, deadline)
+            yield
+        finally:
+            lock.release()
+
+    def _clear_input(self, guard: Guard, exchange: _Exchange, deadline: float) -> int:
+        while True:
+            try:
+                lines = self._transport.take_lines(self.terminator)
+            except Interrupted:
+                self._check(guard)
+                continue
+            except self._transport.lost as error:
+                self._lose(error)
+                self._make_ready(guard, exchange, deadline)
+                continue
+            self._route(lines)
+            return len(lines)
+
+    def _route(self, lines: list[bytes], outcome: str = "stray") -> None:
+        now = time.time()
+        for line in lines:
+            self.wire.record_stray(line, outcome)
+            for listener in tuple(self._stray_listeners):
+                try:
+                    listener(line, now)
+                except Exception:
+                    logger.exception("a stray-line listener of %s failed", self.name)
+
+    def _check(self, guard: Guard) -> None:
+        """After an interruption: raise if the wire was closed or the hold ended, else it was not meant for us."""
+        if self.wire.closed:
+            raise WireClosed(self.name, guard.owner)
+        root = guard._root
+        if root._state is State.REVOKED:
+            raise GuardRevoked(self.name, guard.owner, root.held_for, root._reason)
+        if root._state is State.ENDED:
+            raise GuardNotHeld(self.name, guard.owner)
+
+    def _unsent(self, guard: Guard, exchange: _Exchange, reason: str) -> CommandTimeout:
+        return CommandTimeout(self.name, guard.owner, exchange.command, exchange.timeout, sent=False, reason=reason)
+
+    def _unanswered(self, guard: Guard, exchange: _Exchange) -> CommandTimeout:
+        received = self._transport.unread()
+        logger.info(
+            "no reply to %r from %s", exchange.command, self.name, extra={"wire": self.name, "owner": guard.owner}
+        )
+        return CommandTimeout(self.name, guard.owner, exchange.command, exchange.timeout, sent=True, received=received)
+
+    # Before anybody may send
+
+    def _expect_late(self, guard: Guard, exchange: _Exchange, replies: int = 1) -> None:
+        """Make the channel suspect: a reply to this exchange may still come."""
+        limit = self.late_reply_limit
+        if limit is None:
+            limit = _LATE_FACTOR * exchange.timeout
+        self._ready = False
+        self._suspect = Suspect(
+            exchange.command,
+            guard.owner,
+            self.terminator if exchange.ending is None else exchange.ending,
+            exchange.accept,
+            perf_counter() + limit,
+            replies,
+        )
+
+    def _make_ready(self, guard: Guard, exchange: _Exchange, deadline: float) -> None:
+        """Wait for the hardware, prepare it after a reconnect, wait out late replies; or raise at the deadline."""
+        while True:
+            if self.wire.closed:
+                raise WireClosed(self.name, guard.owner)
+            if not self._connected:
+                self._await_connection(guard, deadline)
+            try:
+                if self._suspect is not None:
+                    self._resynchronise(guard, exchange, self._suspect, deadline)
+                if self._in_steps:
+                    return
+                if self._steps_due:
+                    self._run_steps(guard, deadline)
+            except self._transport.lost as error:
+                self._lose(error)
+                continue
+            with self._link:
+                if self._connected and self._suspect is None and not self._steps_due:
+                    self._ready = True
+                    return
+
+    def _await_connection(self, guard: Guard, deadline: float) -> None:
+        if asyncio._get_running_loop() is not None:
+            raise self._disconnected(guard.owner)
+        with self._link:
+            while not self._connected and not self.wire.closed and guard._root._state not in _ENDED_FROM_OUTSIDE:
+                remaining = deadline - perf_counter()
+                if remaining <= 0.0:
+                    raise self._disconnected(guard.owner)
+                self._link.wait(remaining)
+        self._check(guard)
+
+    def _run_steps(self, guard: Guard, deadline: float) -> None:
+        expires, guard._expires = guard._expires, min(guard._expires, deadline)
+        self._in_steps = True
+        try:
+            for name, function in tuple(self._steps):
+                try:
+                    function(guard)
+                except CoexistenceError as error:
+                    raise WireDisconnected(
+                        self.name,
+                        f"it is back, but the step {name!r} that prepares it failed ({error})",
+                        owner=guard.owner,
+                        remedy="It is tried again with the next exchange.",
+                    ) from error
+            self._steps_due = False
+        finally:
+            self._in_steps = False
+            guard._expires = expires
+
+    def _resynchronise(self, guard: Guard, exchange: _Exchange, suspect: Suspect, deadline: float) -> None:
+        """Catch the late reply or give it up; raise at the deadline, with nothing sent."""
+        if self._transport.reset():
+            self._suspect = None
+            return
+        while True:
+            now = perf_counter()
+            if now >= suspect.until:
+                break
+            if now >= deadline:
+                raise self._unsent(
+                    guard, exchange, f"a late reply to {suspect.question!r} of '{suspect.owner}' may still come"
+                )
+            try:
+                line = self._transport.receive(suspect.ending, min(suspect.until, deadline))
+            except Interrupted:
+                self._check(guard)
+                continue
+            if line is None:
+                continue
+            if suspect.accept is not None and not suspect.accept(line):
+                self._route([line])
+                continue
+            self._route([line], "late")
+            suspect.replies -= 1
+            if suspect.replies <= 0:
+                break
+        self._suspect = None
+        self._clear_input(guard, exchange, deadline)
+
+
+def _remove(entries: list[Any], entry: Any) -> None:
+    with contextlib.suppress(ValueError):
+        entries.remove(entry)
+
+
+def checked(*problems: Problem) -> None:
+    """Raise :class:`ConfigError` with these problems if there are any."""
+    if problems:
+        raise ConfigError(*problems)

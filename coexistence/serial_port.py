@@ -1,0 +1,165 @@
+"""Serial ports for many users: one :class:`SharedSerialPort` for one real port, and the pool that sees to it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from coexistence.channel import Channel, checked
+from coexistence.errors import ConfigError, Problem
+from coexistence.line_settings import LineSettings, check_terminator, check_timeout
+from coexistence.serial_transport import check_path, device_path, make_serial_transport
+from coexistence.wire import Wire
+
+SERIAL_KIND = 0
+"""Serial wires come first in the global order of acquisition."""
+
+
+class SharedSerialPort(Channel):
+    """A serial port that threads and tasks of both generations share.
+
+    Opening takes the port for itself (``flock`` and ``TIOCEXCL``); it is reopened when it was unplugged and is back.
+
+    Parameters
+    ----------
+    path
+        A device (``/dev/ttyUSB0``), a symlink to one, a USB identity ``usb:VENDOR:PRODUCT[:SERIAL]``, or a serial
+        server ``socket://host:port`` or ``rfc2217://host:port``.
+    baud_rate, data_bits, stop_bits, parity, flow_control
+        The line's settings, see :class:`LineSettings`.
+    terminator
+        Ends a reply; empty where replies have none.
+    timeout
+        Default for exchanges, in seconds.
+    late_reply_limit
+        Seconds after a timeout during which the late reply may still come. Default: twice the exchange's timeout.
+    check_order
+        Whether to insist on the global order of acquisition.
+    log_size
+        How many exchanges the log keeps.
+
+    Raises
+    ------
+    ConfigError
+        Values that cannot be right, all of them.
+    WireDisconnected
+        There is no such port, or it cannot be opened.
+    WireInUse
+        Somebody else has it open.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        baud_rate: int = 9600,
+        data_bits: int = 8,
+        stop_bits: float = 1,
+        parity: str = "none",
+        flow_control: str = "none",
+        terminator: bytes = b"\n",
+        timeout: float = 1.0,
+        late_reply_limit: float | None = None,
+        check_order: bool = True,
+        log_size: int = 1000,
+    ) -> None:
+        problems = check_path(path) + check_terminator(terminator) + check_timeout("timeout", timeout)
+        if late_reply_limit is not None:
+            problems += check_timeout("late_reply_limit", late_reply_limit)
+        try:
+            settings = LineSettings(
+                baud_rate=baud_rate,
+                data_bits=data_bits,
+                stop_bits=stop_bits,
+                parity=parity,
+                flow_control=flow_control,
+            )
+        except ConfigError as error:
+            raise ConfigError(*problems, *error.problems) from None
+        checked(*problems)
+        self.path = path
+        self.settings = settings
+        wire = Wire(path, order=(SERIAL_KIND, device_path(path)), check_order=check_order, log_size=log_size)
+        super().__init__(
+            wire,
+            make_serial_transport(path, settings),
+            terminator=terminator,
+            timeout=timeout,
+            late_reply_limit=late_reply_limit,
+        )
+
+    @property
+    def baud_rate(self) -> int:
+        """Bits per second."""
+        return self.settings.baud_rate
+
+
+class SerialPortPool:
+    """Hands out the one :class:`SharedSerialPort` of each real port, by whatever name it is asked for."""
+
+    def __init__(self) -> None:
+        self._ports: list[SharedSerialPort] = []
+        self._lock = threading.Lock()
+
+    def get(self, path: str, **settings: Any) -> SharedSerialPort:
+        """Return the port, opened with these settings if it was not open.
+
+        Parameters
+        ----------
+        path, settings
+            As for :class:`SharedSerialPort`.
+
+        Raises
+        ------
+        ConfigError
+            The port is open with other settings; both are named.
+        WireDisconnected, WireInUse
+            As for :class:`SharedSerialPort`.
+        """
+        checked(*check_path(path))
+        with self._lock:
+            port = self._find(path)
+            if port is None:
+                port = SharedSerialPort(path, **settings)
+                self._ports.append(port)
+            else:
+                _check_same(port, settings)
+            return port
+
+    def _find(self, path: str) -> SharedSerialPort | None:
+        self._ports = [port for port in self._ports if not port.wire.closed]
+        for port in self._ports:
+            if port.path == path:
+                return port
+        device = device_path(path)
+        for port in self._ports:
+            if port.connected and device_path(port.path) == device:
+                return port
+        return None
+
+    @property
+    def ports(self) -> list[SharedSerialPort]:
+        """The open ports."""
+        with self._lock:
+            return [port for port in self._ports if not port.wire.closed]
+
+    def close(self) -> None:
+        """Close all ports."""
+        with self._lock:
+            ports, self._ports = self._ports, []
+        for port in ports:
+            port.close()
+
+
+def _check_same(port: SharedSerialPort, settings: dict[str, Any]) -> None:
+    problems = []
+    for name, value in settings.items():
+        present = getattr(port.settings, name) if hasattr(port.settings, name) else getattr(port, name, value)
+        if present != value:
+            problems.append(
+                Problem(
+                    f"{port.path} is open with {name} {present!r}, and {value!r} was asked for",
+                    "instruments on one port need the same line settings",
+                )
+            )
+    checked(*problems)

@@ -1,0 +1,264 @@
+"""One piece of hardware: its line of owners, its worker thread, its statistics and its log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from coexistence.arbiter import Arbiter, Mailbox, current_party, forget_wait
+from coexistence.errors import WireClosed
+from coexistence.wire_statistics import LogEntry, StatisticsCollector, WireStatistics
+
+if TYPE_CHECKING:
+    from coexistence.channel import Channel, Guard, Job
+
+T = TypeVar("T")
+
+logger = logging.getLogger("coexistence.wire")
+
+_BATCH = 256
+
+Entry = tuple[float, str, bytes, bytes, float, float, str]
+
+
+class Wire:
+    """What all channels to one piece of hardware share.
+
+    Parameters
+    ----------
+    name
+        In messages and in the global order.
+    order
+        The wire's place in the global order of acquisition.
+    check_order
+        Whether to insist on that order.
+    log_size
+        How many exchanges the log keeps.
+    """
+
+    def __init__(self, name: str, *, order: tuple[int, str], check_order: bool = True, log_size: int = 1000) -> None:
+        self.name = name
+        self.arbiter = Arbiter(
+            name,
+            order=order,
+            check_order=check_order,
+            on_samples=self._add_holds,
+            on_revoked=self._interrupt,
+        )
+        self.worker = Worker(name)
+        self.exchange_lock = threading.RLock()
+        """Held for each exchange: one at a time is on the wire, whatever misuse is made of guards."""
+        self.channels: list[Channel] = []
+        self._collector = StatisticsCollector()
+        self._entries: deque[Entry] = deque(maxlen=log_size)
+        self._uncounted: deque[Entry] = deque()
+        self.closed = False
+
+    def _add_holds(self, samples: list[tuple[str, float, float]]) -> None:
+        self._collector.add_holds(samples)
+
+    def _interrupt(self) -> None:
+        for channel in self.channels:
+            channel.interrupt()
+
+    # What happened
+
+    def record(self, entry: Entry) -> None:
+        """Keep an exchange in the log and count it."""
+        self._entries.append(entry)
+        self._uncounted.append(entry)
+        if len(self._uncounted) >= _BATCH:
+            self._count()
+
+    def record_stray(self, line: bytes, outcome: str) -> None:
+        """Keep a line in the log that nobody asked for (``stray``) or that came after its time (``late``)."""
+        self._entries.append((time.time(), "", b"", line, 0.0, 0.0, outcome))
+        if outcome == "late":
+            self._collector.late_replies += 1
+        else:
+            self._collector.strays += 1
+
+    def record_retry(self, owner: str) -> None:
+        """Count a query that is sent once more."""
+        self._collector.add_retry(owner)
+
+    def record_reconnect(self) -> None:
+        """Count a reconnect."""
+        self._collector.reconnects += 1
+
+    def _count(self) -> None:
+        batch: list[Entry] = []
+        uncounted = self._uncounted
+        try:
+            while True:
+                batch.append(uncounted.popleft())
+        except IndexError:
+            self._collector.add_exchanges(batch)
+
+    @property
+    def statistics(self) -> WireStatistics:
+        """A snapshot of the figures of this wire and of each owner."""
+        self.arbiter.drain_samples()
+        self._count()
+        return self._collector.snapshot()
+
+    @property
+    def log(self) -> list[LogEntry]:
+        """The last exchanges, oldest first."""
+        return [LogEntry(*entry) for entry in tuple(self._entries)]
+
+    # Serving the event loops
+
+    async def serve(self, job: Job[T]) -> T:
+        """Run a job on the worker, in its turn, and return its result.
+
+        Cancellation: a job still in line is withdrawn and nothing is sent; one that has begun ends on the wire by
+        itself, so that no reply is left over, and its result is dropped.
+        """
+        loop = asyncio.get_running_loop()
+        party = current_party()
+        arbiter = self.arbiter
+        mailbox = job.mailbox = arbiter.mailbox(loop)
+        future = job.future = loop.create_future()
+        arbiter.submit(job, self.worker.thread, job.granted, mailbox, party)
+        try:
+            outcome: tuple[T, BaseException | None] | None = await future
+        except asyncio.CancelledError:
+            job.abandoned = True
+            arbiter.withdraw(job)
+            raise
+        finally:
+            forget_wait(party, job)
+        if outcome is None:
+            raise arbiter.unserved(job)
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value
+
+    async def serve_guard(self, guard: Guard, function: Callable[[Guard], T]) -> T:
+        """Run ``function(guard)`` on the worker for a task that holds the wire already.
+
+        Cancellation: as :meth:`serve`; the hold lasts until what has begun is over.
+        """
+        loop = asyncio.get_running_loop()
+        mailbox = self.arbiter.mailbox(loop)
+        future: asyncio.Future[tuple[T, BaseException | None]] = loop.create_future()
+        guard.begin_operation()
+        step = _GuardStep(guard, function, mailbox, future)
+        self.worker.put(step)
+        try:
+            value, error = await future
+        except asyncio.CancelledError:
+            step.abandoned = True
+            raise
+        if error is not None:
+            raise error
+        return value
+
+    def close(self, timeout: float = 1.0) -> None:
+        """End the line, break off what is on the wire, and stop the worker, within about ``timeout`` seconds."""
+        if self.closed:
+            return
+        self.closed = True
+        name = self.name
+        self.arbiter.close(lambda owner: WireClosed(name, owner))
+        for channel in self.channels:
+            channel.interrupt()
+        free = self.exchange_lock.acquire(timeout=timeout)
+        try:
+            for channel in tuple(self.channels):
+                channel.shut()
+        finally:
+            if free:
+                self.exchange_lock.release()
+        self.worker.stop(timeout)
+
+
+def resolve(resolution: tuple[asyncio.Future[Any], tuple[Any, BaseException | None]]) -> None:
+    """Give a job's outcome to whoever still waits for it (loop thread only)."""
+    future, outcome = resolution
+    if not future.done():
+        future.set_result(outcome)
+
+
+class Worker:
+    """The one thread that serves a wire's event loops; started when first needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._stopped = False
+
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread, started if it was not."""
+        thread = self._thread
+        if thread is None:
+            with self._starting:
+                thread = self._thread
+                if thread is None:
+                    thread = threading.Thread(target=self._run, name=f"wire {self._name}", daemon=True)
+                    thread.start()
+                    self._thread = thread
+        return thread
+
+    def put(self, step: Callable[[], None]) -> None:
+        """Have the thread call ``step()`` after what it was given before."""
+        self._queue.put(step)
+        if self._thread is None:
+            _ = self.thread
+
+    def _run(self) -> None:
+        get = self._queue.get
+        while (step := get()) is not None:
+            try:
+                step()
+            except BaseException:
+                logger.exception("the worker of %s survived an error", self._name)
+            del step
+
+    def stop(self, timeout: float) -> None:
+        """End the thread after what it was given; wait for that at most ``timeout`` seconds."""
+        with self._starting:
+            thread = self._thread
+            if thread is None or self._stopped:
+                return
+            self._stopped = True
+        self._queue.put(None)
+        if thread is not threading.current_thread():
+            thread.join(timeout)
+
+
+class _GuardStep:
+    """Something to do on the worker under a hold that a task has."""
+
+    __slots__ = ("_function", "_future", "_guard", "_mailbox", "abandoned")
+
+    def __init__(
+        self, guard: Guard, function: Callable[[Guard], Any], mailbox: Mailbox, future: asyncio.Future[Any]
+    ) -> None:
+        self._guard = guard
+        self._function = function
+        self._mailbox = mailbox
+        self._future = future
+        self.abandoned = False
+
+    def __call__(self) -> None:
+        outcome: tuple[Any, BaseException | None] = (None, None)
+        try:
+            if not self.abandoned:
+                outcome = (self._function(self._guard), None)
+        except BaseException as error:
+            outcome = (None, error)
+        finally:
+            self._guard.end_operation()
+        self._mailbox.post(resolve, (self._future, outcome))
