@@ -219,7 +219,11 @@ def web_address(data_dir: str | os.PathLike[str], with_key: bool = False, wait: 
     if not directory.holds_catalog:
         raise NoCatalog(data_dir)
     ensure_daemon(directory.root)
-    url = wait_for_server(directory, wait)
+    return page_address(directory, wait_for_server(directory, wait), with_key)
+
+
+def page_address(directory: DataDirectory, url: str, with_key: bool) -> str:
+    """Return the address of the web page of a server."""
     return f"{url}/?api_key={quote(directory.read_key())}" if with_key else f"{url}/"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .client import connect, wait_delivered, wait_for_server, wait_stopped, web_address
+from .client import connect, page_address, wait_delivered, wait_for_server, wait_stopped
 from .directory import DataDirectory
 from .errors import JournalWriteError
 from .journal import Journal
@@ -89,7 +89,7 @@ class CatalogSession:
 
     def web_address(self, with_key: bool = False, wait: float = 30.0) -> str:
         """Return the address of the catalog's web page; see `web_address`."""
-        return web_address(self.directory.root, with_key, wait)
+        return page_address(self.directory, wait_for_server(self.directory, wait), with_key)
 
     def keep(self) -> None:
         """Let the catalog run on after this session, until `shut_down`."""

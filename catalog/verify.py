@@ -1,0 +1,183 @@
+"""Compare what is in the catalog with what was emitted, document by document.
+
+Three things are allowed to differ, because tiled does not keep them: the uids of events; resource and datum
+documents, which come back as stream resources and stream datums; and metadata outside JSON's range, which tiled
+stores as the nearest thing it has (integers beyond 53 bits, ``NaN`` and infinities, tuples, paths, bytes).
+Events are compared in every value and timestamp of the data that they carry themselves.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .delivery import as_json
+from .encoding import Document
+from .journal import original_documents
+
+LARGEST_JSON_INTEGER = 2**53 - 1
+LARGEST_JSON_FLOAT = 1.7976e308
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not in the catalog as it was emitted.
+
+    Attributes
+    ----------
+    where : str
+        Place, for example ``primary event 3: data.power_v2``.
+    emitted, stored : object
+        The two values; None for what is not there at all.
+    """
+
+    where: str
+    emitted: Any
+    stored: Any
+
+    def __str__(self) -> str:
+        return f"{self.where}: emitted {self.emitted!r}, stored {self.stored!r}"
+
+
+def compare_run(data_dir: str | os.PathLike[str], run: Any) -> list[Difference]:
+    """Compare a run of the catalog with its journal; an empty list means that nothing is lost or changed.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    run : BlueskyRun
+        The run's client, for example ``cat[-1]``.
+
+    Raises
+    ------
+    UnknownRun
+        The run has no journal.
+    JournalCorrupt
+        The journal is damaged.
+    """
+    emitted = original_documents(data_dir, run.metadata["start"]["uid"])
+    stored = list(run.documents())
+    differences: list[Difference] = []
+    for name in ("start", "stop"):
+        before = next((document for kind, document in emitted if kind == name), None)
+        after = next((document for kind, document in stored if kind == name), None)
+        differences += _compare(name, as_stored(before), after or None)
+    differences += _compare_descriptors(emitted, stored)
+    differences += _compare_events(emitted, stored)
+    return differences
+
+
+def _compare_descriptors(
+    emitted: Iterable[tuple[str, Document]], stored: Iterable[tuple[str, Document]]
+) -> list[Difference]:
+    before = {document["uid"]: document for name, document in emitted if name == "descriptor"}
+    after = {document["uid"]: document for name, document in stored if name == "descriptor"}
+    differences = _compare("descriptors", sorted(before), sorted(after))
+    for uid in before.keys() & after.keys():
+        stream = before[uid]["name"]
+        for part in ("configuration", "hints", "time"):
+            differences += _compare(
+                f"{stream} descriptor: {part}", as_stored(before[uid].get(part)), after[uid].get(part)
+            )
+        # The writer completes the data keys, it takes nothing away.
+        stored_keys = after[uid]["data_keys"]
+        for key, data_key in before[uid]["data_keys"].items():
+            kept = {k: v for k, v in stored_keys.get(key, {}).items() if k in data_key}
+            differences += _compare(f"{stream} descriptor: data_keys.{key}", as_stored(data_key), kept)
+    return differences
+
+
+def _compare_events(
+    emitted: Iterable[tuple[str, Document]], stored: Iterable[tuple[str, Document]]
+) -> list[Difference]:
+    before = _events_by_stream(emitted)
+    after = _events_by_stream(stored)
+    differences = []
+    for stream in sorted(before.keys() | after.keys()):
+        ours, theirs = before.get(stream, []), after.get(stream, [])
+        if len(ours) != len(theirs):
+            differences.append(Difference(f"{stream}: number of events", len(ours), len(theirs)))
+        for ordinal, (mine, its) in enumerate(zip(ours, theirs, strict=False), start=1):
+            where = f"{stream} event {ordinal}"
+            for part in ("seq_num", "time", "data", "timestamps"):
+                differences += _compare(f"{where}: {part}", as_stored(mine[part]), its[part])
+    return differences
+
+
+def _events_by_stream(documents: Iterable[tuple[str, Document]]) -> dict[str, list[Document]]:
+    streams: dict[str, str] = {}
+    external: dict[str, set[str]] = {}
+    events: dict[str, list[Document]] = {}
+    for name, document in documents:
+        if name == "descriptor":
+            streams[document["uid"]] = document["name"]
+            external[document["uid"]] = {
+                key for key, data_key in document["data_keys"].items() if "external" in data_key
+            }
+        elif name in ("event", "event_page"):
+            for event in _unpack(document) if name == "event_page" else [document]:
+                filled = event.get("filled", {})
+                elsewhere = {key for key in external[event["descriptor"]] if not filled.get(key, False)}
+                events.setdefault(streams[event["descriptor"]], []).append(
+                    {
+                        "seq_num": event["seq_num"],
+                        "time": event["time"],
+                        "data": {k: v for k, v in event["data"].items() if k not in elsewhere},
+                        "timestamps": {k: v for k, v in event["timestamps"].items() if k not in elsewhere},
+                    }
+                )
+    return events
+
+
+def _unpack(page: Document) -> Iterable[Document]:
+    from event_model import unpack_event_page
+
+    events: Iterable[Document] = unpack_event_page(page)
+    return events
+
+
+def as_stored(value: Any) -> Any:
+    """Return a value as tiled's JSON can hold it."""
+    return _within_range(as_json(value))
+
+
+def _within_range(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _within_range(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_within_range(item) for item in value]
+    if isinstance(value, bool) or not isinstance(value, int | float) or (value != value):
+        return value
+    if math.isinf(value) or (abs(value) > LARGEST_JSON_INTEGER and value % 1 == 0):
+        return max(min(value, LARGEST_JSON_INTEGER), -LARGEST_JSON_INTEGER)
+    return value
+
+
+def _compare(where: str, emitted: Any, stored: Any) -> list[Difference]:
+    if isinstance(emitted, Mapping) and isinstance(stored, Mapping):
+        found = []
+        for key in [*emitted, *(key for key in stored if key not in emitted)]:
+            separator = "." if ":" in where else ": "
+            found += _compare(f"{where}{separator}{key}", emitted.get(key), stored.get(key))
+        return found
+    return [] if _equal(emitted, stored) else [Difference(where, emitted, stored)]
+
+
+def _equal(emitted: Any, stored: Any) -> bool:
+    if isinstance(emitted, list) and isinstance(stored, list):
+        return len(emitted) == len(stored) and all(map(_equal, emitted, stored))
+    if isinstance(emitted, dict) and isinstance(stored, dict):
+        return emitted.keys() == stored.keys() and all(_equal(emitted[key], stored[key]) for key in emitted)
+    if _is_missing(emitted) and _is_missing(stored):
+        return True
+    return bool(np.array_equal(emitted, stored)) if isinstance(stored, np.ndarray) else bool(emitted == stored)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,0 +1,77 @@
+"""Helpers of the catalog's tests: waiting with a deadline, and sessions in processes of their own."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from catalog import CatalogSession
+from catalog.directory import CatalogState, DataDirectory
+from catalog.encoding import decode
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+    """Return the first true value of a condition."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
+        time.sleep(0.02)
+    return value
+
+
+def state_of(session: CatalogSession) -> CatalogState:
+    state = CatalogState.read(session.directory)
+    assert state is not None
+    return state
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+class MeasuringSession:
+    """A session in a process of its own that records one slow run."""
+
+    def __init__(self, data_dir: Path, events: int = 10_000, delay_s: float = 0.02) -> None:
+        self.directory = DataDirectory.at(data_dir)
+        self.emitted: list[tuple[str, dict[str, Any]]] = []
+        self.process = subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("measuring_session.py"), data_dir, str(events), str(delay_s)],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.endswith(b"\n"):
+                self.emitted.append(decode(base64.b64decode(line)))
+
+    @property
+    def uid(self) -> str:
+        return str(wait_until(lambda: self.emitted, "the run to start")[0][1]["uid"])
+
+    def wait_events(self, count: int) -> None:
+        wait_until(lambda: sum(name == "event" for name, _ in list(self.emitted)) >= count, f"{count} events")
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.finish()
+
+    def finish(self, timeout: float = 30.0) -> None:
+        self.process.wait(timeout)
+        self._reader.join(timeout)
