@@ -31,6 +31,8 @@ class Ask:
         The bytes to send, with their terminator.
     accept
         Tells whether a line can be the reply to this command; lines it refuses are left to others.
+    repeatable
+        The command changes nothing, so it may be sent once more when its reply was lost.
     timeout_s
         How long the reply may take, for commands that are slower than the wire's usual time.
     until
@@ -40,6 +42,7 @@ class Ask:
 
     command: bytes
     accept: Callable[[bytes], bool] | None = None
+    repeatable: bool = False
     timeout_s: float | None = None
     until: bytes | int | Callable[[bytes], int] | None = None
 

@@ -319,7 +319,7 @@ class ElliptecProtocol:
             When the answer is not an Elliptec identification with a usable scale.
         """
         command = self.encode("in")
-        answer = yield Ask(command, accept=lambda line: self._is(line, Identity))
+        answer = yield self._question(command, Identity)
         try:
             reply = parse(answer.data)
         except UnexpectedReply:
@@ -346,14 +346,14 @@ class ElliptecProtocol:
             When it answers with an error.
         """
         command = self.encode("gp")
-        answer = yield Ask(command, accept=lambda line: self._is(line, PositionReply, StatusReply))
+        answer = yield self._question(command, PositionReply, StatusReply)
         reply = self._checked(command, answer.data, PositionReply)
         return Stamped(self.to_position(reply.pulses), answer.timestamp)
 
     def status(self) -> Conversation[int]:
         """Ask for the status code and return it."""
         command = self.encode("gs")
-        answer = yield Ask(command, accept=lambda line: self._is(line, StatusReply))
+        answer = yield self._question(command, StatusReply)
         reply = self._parsed(command, answer.data)
         if not isinstance(reply, StatusReply):
             raise self._unexpected("a status", command, answer.data)
@@ -361,33 +361,46 @@ class ElliptecProtocol:
 
     def check_target(self, position: float) -> float:
         """Return the target if it is within the limits; ValueRefused otherwise."""
-        return self.fields["setpoint"].check(position)  # type: ignore[no-any-return]
+        checked: float = self.fields["setpoint"].check(position)
+        return checked
 
-    def move_command(self, position: float) -> bytes:
-        """Return the command that starts an absolute motion; its only answer comes when the motion ends."""
-        return self.encode("ma", numbers.to_signed_hex(self.to_pulses(self.check_target(position)), 8))
+    def move(self, position: float) -> Motion:
+        """Return an absolute motion to a position within the limits, not started yet."""
+        target = self.to_pulses(self.check_target(position))
+        command = self.encode("ma", numbers.to_signed_hex(target, 8))
+        return Motion(self.address, command, target, self.tolerance_pulses)
 
-    def start_move(self, position: float) -> Conversation[Motion]:
-        """Start an absolute motion and return what to feed with the lines of the wire until it ends."""
-        command = self.move_command(position)
-        yield Say(command)
-        return Motion(self.address, command, self.to_pulses(position), self.tolerance_pulses)
+    def home(self, clockwise: bool = True) -> Motion:
+        """Return a search for the home position, not started yet."""
+        return Motion(self.address, self.encode("ho", b"0" if clockwise else b"1"), None, self.tolerance_pulses)
 
-    def start_home(self, clockwise: bool = True) -> Conversation[Motion]:
-        """Start searching the home position and return what to feed with the lines of the wire until it ends."""
-        command = self.encode("ho", b"0" if clockwise else b"1")
-        yield Say(command)
-        return Motion(self.address, command, None, self.tolerance_pulses)
+    def jog(self, forward: bool = True) -> Motion:
+        """Return a motion by one jog step, not started yet."""
+        return Motion(self.address, self.encode("fw" if forward else "bw"), None, self.tolerance_pulses)
 
-    def start_jog(self, forward: bool = True) -> Conversation[Motion]:
-        """Start moving by one jog step and return what to feed with the lines of the wire until it ends."""
-        command = self.encode("fw" if forward else "bw")
-        yield Say(command)
-        return Motion(self.address, command, None, self.tolerance_pulses)
+    def start(self, motion: Motion) -> Conversation[None]:
+        """Start a motion. Its only answer comes when it ends, to whoever listens: the motion has to hear it."""
+        yield Say(motion.command)
 
     def stop(self) -> Conversation[None]:
         """Stop the motion. The answer comes like that of a motion, to whoever listens."""
         yield Say(self.encode("st"))
+
+    def look(self, motion: Motion) -> Conversation[Stamped[float] | None]:
+        """Ask for the position during a motion; None when the module has no answer but a status.
+
+        A position on the target makes the motion doubtful, so that it is confirmed before it counts as ended.
+        """
+        command = self.encode("gp")
+        answer = yield self._question(command, PositionReply, StatusReply)
+        reply = self._parsed(command, answer.data)
+        if not isinstance(reply, PositionReply):
+            motion.hear(answer.data)
+            return None
+        motion.pulses = reply.pulses
+        if motion.target is not None and abs(reply.pulses - motion.target) <= motion.tolerance:
+            motion.doubtful = True
+        return Stamped(self.to_position(reply.pulses), answer.timestamp)
 
     def confirm(self, motion: Motion) -> Conversation[None]:
         """Find out where a doubtful motion stands: on its target, still under way, or ended elsewhere.
@@ -404,7 +417,7 @@ class ElliptecProtocol:
         command = self.encode("gp")
         pulses = []
         for _ in range(2):
-            answer = yield Ask(command, accept=lambda line: self._is(line, PositionReply, StatusReply))
+            answer = yield self._question(command, PositionReply, StatusReply)
             reply = self._parsed(command, answer.data)
             if not isinstance(reply, PositionReply):
                 return
@@ -439,6 +452,7 @@ class ElliptecProtocol:
                 command=f"{self.address}ma",
                 instrument=self.instrument,
                 get=self.position,
+                remembered=True,
                 units=self.units,
                 precision=precision,
                 limits=self.limits,
@@ -502,13 +516,13 @@ class ElliptecProtocol:
 
     def _identified(self, pick: Callable[[Identity], R]) -> Conversation[Stamped[R]]:
         command = self.encode("in")
-        answer = yield Ask(command, accept=lambda line: self._is(line, Identity))
+        answer = yield self._question(command, Identity)
         reply = self._checked(command, answer.data, Identity)
         return Stamped(pick(reply), answer.timestamp)
 
     def _value(self, command: str, kind: str, convert: Callable[[int], R]) -> Conversation[Stamped[R]]:
         sent = self.encode(command)
-        answer = yield Ask(sent, accept=lambda line: self._is(line, ValueReply, StatusReply))
+        answer = yield self._question(sent, ValueReply, StatusReply)
         reply = self._checked(sent, answer.data, ValueReply)
         if reply.kind != kind:
             raise self._unexpected(f"a {kind} packet", sent, answer.data)
@@ -542,6 +556,9 @@ class ElliptecProtocol:
         if found.value != convert(number):
             raise SettingNotTaken(name, value, found.value, instrument=self.instrument, command=sent, reply=answer.data)
         return found
+
+    def _question(self, command: bytes, *kinds: type[Reply]) -> Ask:
+        return Ask(command, accept=lambda line: self._is(line, *kinds), repeatable=True)
 
     def _is(self, line: bytes, *kinds: type[Reply]) -> bool:
         try:

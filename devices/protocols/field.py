@@ -35,6 +35,8 @@ class Field(Generic[T]):
         Digits after the decimal point worth showing.
     limits
         Lowest and highest value that may be set, both allowed.
+    remembered
+        The instrument cannot tell the value: it is what was set last, and ``get`` only serves until then.
     choices
         The values that may be set, when there are only a few.
     """
@@ -49,6 +51,7 @@ class Field(Generic[T]):
     precision: int | None = None
     limits: tuple[float, float] | None = None
     choices: tuple[T, ...] = ()
+    remembered: bool = False
 
     def check(self, value: Any) -> T:
         """Return the value in the field's type.

@@ -7,9 +7,9 @@ end with a line feed; set commands are not answered, so each is followed by its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import IntFlag
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from devices.protocols import numbers
 from devices.protocols.conversation import Ask, Conversation, Say, Stamped
@@ -210,6 +210,14 @@ class Newport1830CProtocol:
         yield Say(encode("E0"))
         yield Say(encode("G1"))
 
+    def apply(self, settings: Mapping[str, Any]) -> Conversation[None]:
+        """Bring the meter into the state this protocol relies on, and set some of its settings."""
+        yield from self.restore()
+        for name, value in settings.items():
+            field = self.fields[name]
+            if field.put is not None:
+                yield from field.put(field.check(value))
+
     def store_reference(self) -> Conversation[None]:
         """Store the present reading as the reference of dB and relative readings."""
         yield Say(encode("S"))
@@ -266,7 +274,7 @@ class Newport1830CProtocol:
         return self._units[_one_of(self._units)(text)]
 
     def _ask(self, command: str, expected: str, convert: Callable[[bytes], R]) -> Conversation[Stamped[R]]:
-        answer = yield Ask(encode(command), accept=_not_echo)
+        answer = yield Ask(encode(command), accept=_not_echo, repeatable=True)
         try:
             return Stamped(convert(answer.data), answer.timestamp)
         except ValueError:

@@ -1,1 +1,27 @@
-"""Legacy generation: blocking drivers wrapped as synchronous ophyd devices."""
+"""v2: blocking drivers as synchronous ophyd devices that never block the event loop."""
+
+from devices.v2.driver import BlockingDriver, Value
+from devices.v2.elliptec import Elliptec, ElliptecDriver
+from devices.v2.errors import DriverHung, NotMeasured, PositionRefused
+from devices.v2.legacy import DriverSignal, LegacyDevice, MeasuredSignal
+from devices.v2.newport_1830c import Newport1830C, Newport1830CDriver
+from devices.v2.positioner import LegacyPositioner, Progress
+from devices.v2.wrapping import wrap
+
+__all__ = [
+    "BlockingDriver",
+    "DriverHung",
+    "DriverSignal",
+    "Elliptec",
+    "ElliptecDriver",
+    "LegacyDevice",
+    "LegacyPositioner",
+    "MeasuredSignal",
+    "Newport1830C",
+    "Newport1830CDriver",
+    "NotMeasured",
+    "PositionRefused",
+    "Progress",
+    "Value",
+    "wrap",
+]

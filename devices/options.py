@@ -1,0 +1,98 @@
+"""Options of the instruments, as they stand in the configuration: the same for both generations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from devices.protocols import elliptec, newport_1830c
+
+FlowControl = Literal["none", "rtscts", "xonxoff", "dsrdtr"]
+
+
+def _address(value: object) -> object:
+    return str(value).upper() if isinstance(value, int | str) else value
+
+
+class InstrumentOptions(BaseModel):
+    """What every instrument's options can do."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def split(cls, options: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """Return the instrument's options, and what is left for the device itself."""
+        own = {key: value for key, value in options.items() if key in cls.model_fields}
+        return cls(**own), {key: value for key, value in options.items() if key not in own}
+
+
+class SerialOptions(InstrumentOptions):
+    """Options of an instrument on a serial line."""
+
+    baud_rate: int = Field(default=9600, gt=0)
+    """Symbols per second."""
+
+    terminator: ClassVar[bytes] = b"\n"
+
+    def line_settings(self) -> dict[str, Any]:
+        """Return the line settings for :class:`coexistence.SharedSerialPort`."""
+        return {
+            "baud_rate": self.baud_rate,
+            "data_bits": 8,
+            "stop_bits": 1,
+            "parity": "none",
+            "flow_control": "none",
+            "terminator": self.terminator,
+        }
+
+
+class Newport1830COptions(SerialOptions):
+    """Options of a Newport 1830-C."""
+
+    terminator: ClassVar[bytes] = newport_1830c.TERMINATOR
+    units: newport_1830c.Units | None = "W"
+    """Units of the display to set when connecting; None leaves them. The power's column is in W in any case."""
+    wavelength: int | None = None
+    """Wavelength in nm to set when connecting; None leaves it."""
+    wavelength_limits: tuple[int, int] = (200, 1800)
+    """Lowest and highest calibrated wavelength of the detector in nm."""
+    swapped_db_codes: bool = False
+    """The meter counts dBm as unit 2 and dB as unit 3."""
+    clear_command: Literal["C", "CS"] = "C"
+    """Command that clears the status byte."""
+
+    def protocol(self) -> newport_1830c.Newport1830CProtocol:
+        """Return what to say to this meter."""
+        return newport_1830c.Newport1830CProtocol(
+            swapped_db_codes=self.swapped_db_codes,
+            clear_command=self.clear_command,
+            wavelength_limits=self.wavelength_limits,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what to set when connecting, by name."""
+        wanted = {"units": self.units, "wavelength": self.wavelength}
+        return {name: value for name, value in wanted.items() if value is not None}
+
+
+class ElliptecOptions(SerialOptions):
+    """Options of a Thorlabs Elliptec module."""
+
+    terminator: ClassVar[bytes] = elliptec.TERMINATOR
+    address: Annotated[str, BeforeValidator(_address)] = Field(default="0", pattern="^[0-9A-F]$")
+    """Address on the bus, one hexadecimal digit."""
+    limits: tuple[float, float] | None = None
+    """Lowest and highest position in deg (mm for linear modules); None takes what the module can do."""
+    tolerance: float = Field(default=0.1, gt=0)
+    """How far from its target a motion may end, in deg or mm."""
+    move_timeout: float = Field(default=60.0, gt=0)
+    """Longest duration of a motion in s."""
+    home_on_connect: bool = False
+    """Search the home position when connecting. Moves the module."""
+    live_position: bool = True
+    """Ask for the position during a motion, to show progress."""
+
+    def protocol(self) -> elliptec.ElliptecProtocol:
+        """Return what to say to this module."""
+        return elliptec.ElliptecProtocol(self.address, limits=self.limits, tolerance=self.tolerance)

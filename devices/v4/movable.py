@@ -1,0 +1,179 @@
+"""Movable devices on a shared wire: motions that report progress and end when their status is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import cached_property
+from typing import Any
+
+from ophyd_async.core import (
+    CalculatableTimeout,
+    MovableLogic,
+    StandardMovable,
+    TimeoutCalculator,
+    WatchableAsyncStatus,
+    WatcherUpdate,
+)
+
+from coexistence import CoexistenceError
+from devices.errors import MoveStopped, MoveTimedOut
+from devices.protocols.errors import ProtocolError
+
+logger = logging.getLogger(__name__)
+
+
+class WireMovableLogic(MovableLogic[float]):
+    """How a device on a wire moves."""
+
+    @abstractmethod
+    async def travel(self, target: float, report: Callable[[float], None]) -> None:
+        """Move to the target, report each position on the way, and return when the target is reached.
+
+        Raises what made the motion fail. Cancelled when the motion is to end; the device is halted by others then.
+        """
+
+    @abstractmethod
+    async def halt(self) -> None:
+        """Send the stop, before everybody else on the wire."""
+
+    async def move(self, new_position: float, timeout: TimeoutCalculator) -> None:
+        """Move without reporting progress."""
+        async with asyncio.timeout(timeout()):
+            await self.travel(new_position, lambda _: None)
+
+
+class _Motion:
+    """One request to move, from ``set()`` to the end of its status."""
+
+    def __init__(self, travel: Coroutine[Any, Any, None], updates: asyncio.Queue[float | None]) -> None:
+        self.task = asyncio.create_task(travel)
+        self.task.add_done_callback(lambda _: updates.put_nowait(None))
+        self.stopped_with: bool | None = None
+        self.reason = ""
+
+
+class WireMovable(StandardMovable[float]):
+    """A movable on a shared wire.
+
+    The wire is free during a motion. A status that is cancelled, fails or times out stops the device; ``stop()``
+    returns at once and the stop goes before everybody else on the wire.
+    """
+
+    @cached_property
+    @abstractmethod
+    def movable_logic(self) -> WireMovableLogic:
+        """How the device moves."""
+
+    _motion: _Motion | None = None
+    _background: frozenset[asyncio.Task[None]] = frozenset()
+
+    @WatchableAsyncStatus.wrap
+    async def set(
+        self, new_position: float, timeout: CalculatableTimeout = "CALCULATE_TIMEOUT"
+    ) -> AsyncIterator[WatcherUpdate[float]]:
+        """Move and wait until the target is reached; a motion under way is stopped first.
+
+        Parameters
+        ----------
+        new_position
+            Where to go, in the readback's units.
+        timeout
+            Longest duration in s; by default the device's own, None for none.
+
+        Raises
+        ------
+        ValueRefused
+            When the position is outside of the limits; nothing is sent then.
+        MoveStopped
+            After ``stop(success=False)`` or another ``set()``.
+        MoveTimedOut
+            When it took too long; the device was stopped.
+
+        Cancelled, the device is stopped.
+        """
+        logic = self.movable_logic
+        await logic.check_move(new_position)
+        target = float(new_position)
+        if self._motion is not None:
+            self._end(self._motion, False, f"a new target {target:g} was set")
+        if self._background:
+            await asyncio.wait(self._background)
+        if self._mock is not None:
+            await logic.setpoint.set(target)
+            return
+        initial = await logic.readback.get_value()
+        units, precision = await logic.get_units_precision()
+        limit = await logic.calculate_timeout(initial, target) if isinstance(timeout, str) else timeout
+        updates: asyncio.Queue[float | None] = asyncio.Queue()
+        motion = self._motion = _Motion(logic.travel(target, updates.put_nowait), updates)
+        deadline = asyncio.timeout(limit)
+        try:
+            async with deadline:
+                while (position := await updates.get()) is not None:
+                    yield WatcherUpdate(
+                        current=position,
+                        initial=initial,
+                        target=target,
+                        name=self.name,
+                        unit=units,
+                        precision=precision,
+                    )
+            if motion.stopped_with is None:
+                await motion.task
+            elif not motion.stopped_with:
+                raise MoveStopped(self.name, target, motion.reason)
+        except TimeoutError as error:
+            if limit is None or not deadline.expired():
+                raise
+            raise MoveTimedOut(self.name, target, limit) from error
+        finally:
+            if self._motion is motion:
+                self._motion = None
+            if motion.stopped_with is None and not _succeeded(motion.task):
+                motion.task.cancel()
+                self._halt_in_background()
+
+    async def stop(self, success: bool = False) -> None:
+        """Stop the motion and return at once; the stop is sent in the background, before everybody else.
+
+        Parameters
+        ----------
+        success
+            Whether the status of the motion ends as finished or fails with MoveStopped. Without a motion of ours
+            under way, ``success=True`` has nothing to do, and ``success=False`` still sends the stop.
+        """
+        if self._motion is not None:
+            self._end(self._motion, success, "it was stopped")
+        elif not success:
+            self._halt_in_background()
+
+    def _end(self, motion: _Motion, success: bool, reason: str) -> None:
+        motion.stopped_with = success
+        motion.reason = reason
+        self._motion = None
+        motion.task.cancel()
+        self._halt_in_background()
+
+    def _halt_in_background(self) -> None:
+        if self._mock is not None:
+            return
+        task = asyncio.create_task(self._halt())
+        # The loop itself keeps only weak references to tasks.
+        self._background |= {task}
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._background -= {task}
+
+    async def _halt(self) -> None:
+        try:
+            await self.movable_logic.halt()
+        except (CoexistenceError, ProtocolError):
+            logger.exception("%s could not be stopped", self.name)
+
+
+def _succeeded(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
