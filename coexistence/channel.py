@@ -253,6 +253,8 @@ class Job(Guard, Generic[T]):
 
     __slots__ = ("_function", "abandoned")
 
+    served = True
+
     def __init__(
         self,
         channel: Channel,
@@ -659,6 +661,75 @@ class Channel:
         self._steps.append(step)
         return partial(_remove, self._steps, step)
 
+    def reconnect(self, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
+        """Close and open the connection, in this caller's turn, and prepare the instrument as after a loss.
+
+        Raises
+        ------
+        WireDisconnected
+            It could not be opened in time; it goes on being tried.
+        AcquireTimeout
+            The wire did not become free in time; nothing was done.
+        """
+        self.transact(self._reconnect, owner=owner, timeout=timeout, rank=rank)
+
+    async def reconnect_async(self, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
+        """As :meth:`reconnect`, on the worker; cancelled as :meth:`transact_async`."""
+        await self.transact_async(self._reconnect, owner=owner, timeout=timeout, rank=rank)
+
+    def _reconnect(self, guard: Guard) -> None:
+        exchange = _Exchange(b"", guard.timeout, None)
+        deadline = guard._deadline(None)
+        opening_fails: tuple[type[BaseException], ...] = (CoexistenceError, *self._transport.lost)
+
+        def reopen() -> None:
+            with self._exchange_locked(guard, exchange, deadline):
+                if self._connected:
+                    try:
+                        self._transport.open()
+                    except opening_fails as error:
+                        self._lose(error)
+                    else:
+                        self._note_reopened()
+                self._make_ready(guard, exchange, deadline)
+
+        guard._operate(reopen)
+
+    def clear(self, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
+        """Make sure, in this caller's turn, that nothing the instrument was asked before is answered any more.
+
+        Where the medium can (:meth:`Transport.reset`) the instrument is told; else what has arrived goes to the
+        stray-line listeners.
+
+        Raises
+        ------
+        WireDisconnected
+            The hardware is gone.
+        AcquireTimeout
+            The wire did not become free in time; nothing was done.
+        """
+        self.transact(self._clear, owner=owner, timeout=timeout, rank=rank)
+
+    async def clear_async(self, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
+        """As :meth:`clear`, on the worker; cancelled as :meth:`transact_async`."""
+        await self.transact_async(self._clear, owner=owner, timeout=timeout, rank=rank)
+
+    def _clear(self, guard: Guard) -> None:
+        exchange = _Exchange(b"", guard.timeout, None)
+        deadline = guard._deadline(None)
+
+        def clear() -> None:
+            with self._on_the_wire(guard, exchange, deadline):
+                try:
+                    done = self._transport.reset()
+                except self._transport.lost as error:
+                    self._lose(error)
+                    raise self._disconnected(guard.owner) from error
+                if not done:
+                    self._clear_input(guard, exchange, deadline)
+
+        guard._operate(clear)
+
     def interrupt(self) -> None:
         """Wake whatever blocks on this channel, so that it can see whether it may go on. Never blocks."""
         self._transport.interrupt()
@@ -715,17 +786,21 @@ class Channel:
             except reopening_fails as error:
                 self.last_error = error
                 continue
-            suspect = self._suspect
-            if suspect is not None:
-                suspect.until = min(suspect.until, perf_counter() + _AFTER_REOPENING_S)
-            self.wire.record_reconnect()
-            with self._link:
-                self._steps_due = bool(self._steps)
-                self._connected = True
-                self._link.notify_all()
-            logger.info("%s is back", self.name, extra={"wire": self.name, "event": "back"})
-            self._announce(ConnectionEvent(self.name, True, time.time()))
+            self._note_reopened()
             return
+
+    def _note_reopened(self) -> None:
+        suspect = self._suspect
+        if suspect is not None:
+            suspect.until = min(suspect.until, perf_counter() + _AFTER_REOPENING_S)
+        self.wire.record_reconnect()
+        with self._link:
+            self._ready = False
+            self._steps_due = bool(self._steps)
+            self._connected = True
+            self._link.notify_all()
+        logger.info("%s is back", self.name, extra={"wire": self.name, "event": "back"})
+        self._announce(ConnectionEvent(self.name, True, time.time()))
 
     def _announce(self, event: ConnectionEvent) -> None:
         for listener in tuple(self._listeners):
@@ -784,6 +859,8 @@ class Channel:
             except Interrupted:
                 self._check(guard)
                 continue
+            except CoexistenceError:
+                raise  # timeouts are OSErrors, too
             except transport.lost as error:
                 self._lose(error)
                 continue
@@ -857,12 +934,17 @@ class Channel:
 
     @contextlib.contextmanager
     def _on_the_wire(self, guard: Guard, exchange: _Exchange, deadline: float) -> Any:
+        with self._exchange_locked(guard, exchange, deadline):
+            if not self._ready:
+                self._make_ready(guard, exchange, deadline)
+            yield
+
+    @contextlib.contextmanager
+    def _exchange_locked(self, guard: Guard, exchange: _Exchange, deadline: float) -> Any:
         lock = self.wire.exchange_lock
         if not lock.acquire(timeout=max(deadline - perf_counter(), 0.0)):
             raise self._unsent(guard, exchange, "another exchange is on the wire")
         try:
-            if not self._ready:
-                self._make_ready(guard, exchange, deadline)
             yield
         finally:
             lock.release()
@@ -942,6 +1024,8 @@ class Channel:
                     return
                 if self._steps_due:
                     self._run_steps(guard, deadline)
+            except CoexistenceError:
+                raise  # timeouts are OSErrors, too
             except self._transport.lost as error:
                 self._lose(error)
                 continue

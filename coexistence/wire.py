@@ -60,7 +60,7 @@ class Wire:
         self._uncounted: deque[Entry] = deque()
         self.closed = False
 
-    def _add_holds(self, samples: list[tuple[str, float, float]]) -> None:
+    def _add_holds(self, samples: list[Any]) -> None:
         self._collector.add_holds(samples)
 
     def _interrupt(self) -> None:

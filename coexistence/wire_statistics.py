@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import frexp
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _STEPS = 16
 """Buckets for each factor of two: quantiles are right to about 3 %."""
@@ -167,10 +167,11 @@ class StatisticsCollector:
             figures = self._owners.setdefault(name, OwnerStatistics())
         return figures
 
-    def add_holds(self, samples: Iterable[tuple[str, float, float]]) -> None:
-        """Count finished holds ``(owner, waited_s, held_s)``."""
+    def add_holds(self, samples: list[Any]) -> None:
+        """Count finished holds, given as a flat list of owner, seconds waited, seconds held, and so on."""
+        fields = iter(samples)
         with self._lock:
-            for owner, waited, held in samples:
+            for owner, waited, held in zip(fields, fields, fields, strict=True):
                 figures = self._owner(owner)
                 figures.wait.add(waited)
                 figures.hold.add(held)
