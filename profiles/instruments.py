@@ -1,0 +1,236 @@
+"""From a configuration to connected devices: wires are opened once, both generations connect in parallel."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from typing import Any
+
+from coexistence import Connection, SerialPortPool
+from coexistence.config import Generation, InstrumentConfig
+from coexistence.errors import CoexistenceError, ConfigError
+from devices import registry
+
+CONNECT_GRACE_S = 0.5
+"""What a device gets beyond its own time limit to report how it failed."""
+
+
+@dataclass
+class Instrument:
+    """One configured instrument and what became of it."""
+
+    generation: Generation
+    config: InstrumentConfig
+    device: Any = None
+    error: InstrumentFailed | None = None
+    connect_time_s: float = 0.0
+
+    @property
+    def connected(self) -> bool:
+        """Whether the device can be used."""
+        return self.device is not None and self.error is None
+
+
+class InstrumentFailed(CoexistenceError):
+    """An instrument did not connect; the message names it, its wire, the reason and what to do."""
+
+    def __init__(self, instrument: Instrument, reason: str) -> None:
+        config = instrument.config
+        self.instrument_id = config.id
+        self.generation = instrument.generation
+        self.wire = config.wire
+        self.reason = reason
+        where = f" on {config.wire}" if config.wire else ""
+        super().__init__(f"{config.id} ({instrument.generation} {config.type}{where}): {reason}")
+
+
+class InstrumentsFailed(CoexistenceError):
+    """Some instruments did not connect; `failures` has one error each."""
+
+    def __init__(self, failures: list[InstrumentFailed]) -> None:
+        self.failures = tuple(failures)
+        super().__init__("\n".join(str(failure) for failure in failures))
+
+
+class Wires:
+    """The wires of a session: each is opened when the first instrument on it connects, and closed with the rest."""
+
+    def __init__(self) -> None:
+        self._serial = SerialPortPool()
+
+    def connection(self, instrument: InstrumentConfig) -> Connection:
+        """Return what the driver of an instrument talks through; nothing is opened yet.
+
+        Raises
+        ------
+        ConfigError
+            The instrument names no wire.
+        """
+        if instrument.serial_port is None:
+            raise ConfigError(f"{instrument.id!r} is on {instrument.wire}, which is no serial port")
+        settings = registry.line_settings(instrument.type, instrument.options)
+        open_port = partial(self._serial.get, instrument.serial_port, **settings)
+        return Connection(open_port, instrument.id, timeout=instrument.timeout)
+
+    def close(self) -> None:
+        """Close every wire; whoever still waits for one is told so."""
+        self._serial.close()
+
+
+def build(instrument: Instrument, wires: Wires) -> Any:
+    """Make the device object of an instrument; nothing is sent on a wire.
+
+    Raises
+    ------
+    Exception
+        Whatever the class raises for its options.
+    """
+    config = instrument.config
+    if config.is_foreign:
+        module, _, name = config.type.partition(":")
+        return getattr(importlib.import_module(module), name)(*config.args, name=config.id, **config.kwargs)
+    device_class = registry.device_class(config.type, instrument.generation)
+    return device_class(wires.connection(config), name=config.id, **config.options)
+
+
+def connect_all(instruments: list[Instrument], wires: Wires, loop: asyncio.AbstractEventLoop) -> None:
+    """Build and connect all instruments in parallel; each costs its own time limit at the most.
+
+    v2 instruments connect on threads of their own, v4 instruments on the RunEngine's loop. What happened is noted
+    in the instruments; nothing is raised for one that fails.
+
+    Parameters
+    ----------
+    instruments
+        What is configured.
+    wires
+        Where their connections come from.
+    loop
+        The running event loop the v4 devices are to belong to.
+    """
+    began = time.monotonic()
+    pending: list[tuple[Instrument, Future[None]]] = []
+    for instrument in instruments:
+        try:
+            instrument.device = build(instrument, wires)
+        except Exception as error:
+            _note_failure(instrument, error)
+            continue
+        connect = _connect_v2 if instrument.generation == "v2" else partial(_connect_v4, loop=loop)
+        pending.append((instrument, connect(instrument)))
+    try:
+        for instrument, future in pending:
+            limit = instrument.config.connect_timeout
+            try:
+                future.result(max(0.0, began + limit + CONNECT_GRACE_S - time.monotonic()))
+            except Exception as error:
+                # A bare TimeoutError is that of the waiting here, or of the task, and says nothing by itself.
+                is_limit = isinstance(error, TimeoutError) and not str(error)
+                _note_failure(instrument, ConnectTimeout(limit) if is_limit else error)
+    finally:
+        for _, future in pending:
+            future.cancel()
+
+
+class ConnectTimeout(CoexistenceError, TimeoutError):
+    """A device did not connect within its time limit (s), and did not say why."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+        super().__init__(f"it did not connect within {limit:g} s. Check that it is on, or raise its connect_timeout.")
+
+
+def _connect_v2(instrument: Instrument) -> Future[None]:
+    """Connect on a thread of its own: a driver that hangs cannot be cancelled, only left behind."""
+    future: Future[None] = Future()
+    device, limit = instrument.device, instrument.config.connect_timeout
+    began = time.monotonic()
+
+    def connect() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if callable(getattr(device, "connect", None)):
+                device.connect()
+            else:
+                device.wait_for_connection(timeout=limit)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            instrument.connect_time_s = time.monotonic() - began
+            future.set_result(None)
+
+    threading.Thread(target=connect, name=f"connect {instrument.config.id}", daemon=True).start()
+    return future
+
+
+def _connect_v4(instrument: Instrument, loop: asyncio.AbstractEventLoop) -> Future[None]:
+    limit = instrument.config.connect_timeout
+
+    async def connect() -> None:
+        began = time.monotonic()
+        async with asyncio.timeout(limit + CONNECT_GRACE_S / 2):
+            await instrument.device.connect(timeout=limit)
+        instrument.connect_time_s = time.monotonic() - began
+
+    return asyncio.run_coroutine_threadsafe(connect(), loop)
+
+
+def _note_failure(instrument: Instrument, error: BaseException) -> None:
+    reasons = []
+    for cause in _root_causes(error):
+        text = str(cause) or type(cause).__name__
+        if text not in reasons:
+            reasons.append(text)
+    instrument.error = InstrumentFailed(instrument, "; ".join(reasons))
+    instrument.error.__cause__ = error
+
+
+def _root_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield what went wrong below ophyd-async's NotConnectedError, which nests one error for each signal."""
+    nested = getattr(error, "sub_errors", None)
+    if not nested:
+        yield error
+        return
+    for cause in nested.values():
+        yield from _root_causes(cause)
+
+
+def facts_of(instrument: Instrument) -> dict[str, Any]:
+    """Return what a start document says about an instrument that took part."""
+    config, device = instrument.config, instrument.device
+    device_class = type(device)
+    facts: dict[str, Any] = {
+        "generation": instrument.generation,
+        "type": config.type,
+        "driver": f"{device_class.__module__}.{device_class.__qualname__}",
+        "driver_version": _version_of(device_class.__module__),
+        "wire": config.wire,
+    }
+    if identity := _identity_of(device):
+        facts["identity"] = identity
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _identity_of(device: Any) -> str:
+    holder = getattr(device, "driver", device)
+    identity = getattr(holder, "identity", "")
+    return identity if isinstance(identity, str) else ""
+
+
+def _version_of(module: str) -> str | None:
+    package = module.partition(".")[0]
+    # Packages that are installed for development are in no list of installed files.
+    names = ["ophyd-tandem"] if package == "devices" else packages_distributions().get(package, [package])
+    for name in names:
+        with contextlib.suppress(PackageNotFoundError):
+            return version(name)
+    return None

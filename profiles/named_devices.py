@@ -1,0 +1,57 @@
+"""The devices of a session by name: `devices["power"]`, `devices.power`, and with tab completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Devices(Mapping[str, Any]):
+    """Connected devices by their id; asking for one that failed to connect tells why it failed.
+
+    Parameters
+    ----------
+    connected
+        Devices by id, kept up to date by the session.
+    failures
+        Why the others are not there, by id.
+    """
+
+    def __init__(self, connected: Mapping[str, Any], failures: Mapping[str, object]) -> None:
+        self._connected = connected
+        self._failures = failures
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._connected[name]
+        except KeyError:
+            raise KeyError(self._explain(name)) from None
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            if name in self._connected:
+                return self._connected[name]
+            raise AttributeError(self._explain(name))
+        raise AttributeError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._connected)
+
+    def __len__(self) -> int:
+        return len(self._connected)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._connected]
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._connected)
+
+    def __repr__(self) -> str:
+        lines = [f"{name}: {type(device).__module__}.{type(device).__name__}" for name, device in self.items()]
+        lines += [f"{name}: not connected, {reason}" for name, reason in self._failures.items()]
+        return "\n".join(lines) or "no devices"
+
+    def _explain(self, name: str) -> str:
+        if name in self._failures:
+            return f"{name!r} is not connected: {self._failures[name]}"
+        return f"no device is called {name!r}; there are: {', '.join(self) or 'none'}"

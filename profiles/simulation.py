@@ -1,0 +1,113 @@
+"""Simulated instruments in place of a configuration's wires."""
+
+from __future__ import annotations
+
+import re
+from types import TracebackType
+from typing import Any
+
+from coexistence.config import DualConfig, InstrumentConfig
+from coexistence.errors import ConfigError, Problem
+from simulators import SimulatorProcess
+from simulators.errors import SpecError
+from simulators.spec import build_spec, default_instrument, default_wire
+
+_PHYSICAL_OPTIONS = ("address",)
+"""Options that the simulated instrument must share with the driver to be found by it."""
+
+
+class SimulatedBench:
+    """Runs a simulated instrument for each one a configuration names, in a process of its own.
+
+    Two entries of one type and address on one wire, say one of each generation, are one simulated instrument.
+    Classes from elsewhere (`package.module:Class`) are left as they are.
+
+    Parameters
+    ----------
+    config
+        The configuration whose wires are to be replaced.
+
+    Raises
+    ------
+    ConfigError
+        With every instrument that cannot be simulated.
+    """
+
+    def __init__(self, config: DualConfig) -> None:
+        self._name_of: dict[str, str] = {}
+        wires: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+        problems = []
+        for generation, instrument in config.instruments():
+            wire = _wire_of(instrument)
+            if wire is None:
+                continue
+            options = {key: instrument.options[key] for key in _PHYSICAL_OPTIONS if key in instrument.options}
+            try:
+                simulated = default_instrument(instrument.type, **options, **instrument.simulation)
+            except SpecError as error:
+                problems.append(
+                    Problem(
+                        f"Instrument {instrument.id!r} cannot be simulated: {error}",
+                        "disable it, or open the session without simulation",
+                        config.location(generation, instrument.id, "type"),
+                    )
+                )
+                continue
+            name = self._name_of.setdefault(wire, _wire_name(wire, self._name_of))
+            physical = (instrument.type, *options.values())
+            wires.setdefault(name, {}).setdefault(physical, {}).update(simulated)
+        if problems:
+            raise ConfigError(*problems)
+        simulation = config.simulation
+        self._simulators = SimulatorProcess(
+            build_spec(
+                [default_wire(name, instruments.values()) for name, instruments in wires.items()],
+                seed=simulation.seed,
+                time_scale=simulation.time_scale,
+                bench=simulation.bench,
+            )
+        )
+
+    def start(self) -> None:
+        """Start the process and wait until its ports can be opened."""
+        self._simulators.start()
+
+    def close(self) -> None:
+        """End the process; its ports vanish."""
+        self._simulators.close()
+
+    def __enter__(self) -> SimulatedBench:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def process(self) -> SimulatorProcess:
+        """The process, for the true state of the bench and for faults."""
+        return self._simulators
+
+    def replace_wire(self, instrument: InstrumentConfig) -> InstrumentConfig:
+        """Return the instrument's configuration with the simulated wire in place of its own."""
+        wire = _wire_of(instrument)
+        if wire is None:
+            return instrument
+        port = self._simulators.ports[self._name_of[wire]]
+        if instrument.serial_port:
+            return instrument.model_copy(update={"serial_port": port})
+        host, _, number = port.rpartition(":")
+        resource = f"TCPIP0::{host}::{number}::SOCKET" if host else f"ASRL{port}::INSTR"
+        return instrument.model_copy(update={"resource": resource})
+
+
+def _wire_of(instrument: InstrumentConfig) -> str | None:
+    """Return what the instrument shares with others on its wire; None when it has no wire to replace."""
+    return None if instrument.is_foreign else instrument.serial_device or instrument.resource
+
+
+def _wire_name(wire: str, taken: dict[str, str]) -> str:
+    name = re.sub(r"\W+", "_", wire.removeprefix("/dev/")).strip("_")
+    return name if name not in taken.values() else f"{name}_{len(taken)}"
