@@ -130,6 +130,7 @@ class MotorReply:
 Reply: TypeAlias = Identity | StatusReply | PositionReply | ButtonReply | ValueReply | MotorReply
 
 _PACKET = re.compile(rb"([0-9A-F])(IN|GS|PO|BO|BS|GJ|HO|GV|I1|I2)([0-9A-F]*)")
+_CUT = re.compile(rb"[A-Z0-9]{0,32}")  # the end of a packet whose beginning was lost
 _LENGTHS = {b"IN": 30, b"GS": 2, b"PO": 8, b"GJ": 8, b"HO": 8, b"GV": 2, b"I1": 19, b"I2": 19}
 
 
@@ -561,10 +562,11 @@ class ElliptecProtocol:
         return Ask(command, accept=lambda line: self._is(line, *kinds), repeatable=True)
 
     def _is(self, line: bytes, *kinds: type[Reply]) -> bool:
+        # Lines that are no part of a packet count as answers, so that whoever asked learns what was said.
         try:
             reply = parse(line)
         except UnexpectedReply:
-            return True
+            return not _CUT.fullmatch(line)
         return reply.address == self.address and isinstance(reply, kinds)
 
     def _parsed(self, command: bytes, line: bytes) -> Reply:

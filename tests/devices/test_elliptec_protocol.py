@@ -70,7 +70,7 @@ def test_replies_of_other_modules_and_buttons_are_left_to_others():
     assert not question.accept(b"3PO00000000")
     assert not question.accept(b"2BO00000000")
     assert not question.accept(b"2IN0E1140051720231701016800023000")
-    assert question.accept(b"2POGARBAGE")
+    assert question.accept(b"?%GARBAGE")
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,9 @@ def test_address_is_one_hexadecimal_digit(address):
 
 def start(target: float = 90.0) -> tuple[elliptec.ElliptecProtocol, elliptec.Motion]:
     protocol = unit()
-    command = b"2ma" + to_signed_hex(protocol.to_pulses(target), 8)
-    return protocol, hold(protocol.start_move(target), (command, None))
+    motion = protocol.move(target)
+    hold(protocol.start(motion), (b"2ma" + to_signed_hex(protocol.to_pulses(target), 8), None))
+    return protocol, motion
 
 
 def test_motion_ends_with_its_own_late_reply():
@@ -141,6 +142,27 @@ def test_motion_that_ends_elsewhere_fails_with_both_positions():
     assert "the motion to 90 deg ended at 45 deg" in str(motion.error)
 
 
+def test_position_on_the_way_is_reported_and_one_on_the_target_is_confirmed():
+    protocol, motion = start(90.0)
+    assert hold(protocol.look(motion), (b"2gp", b"2PO00004600")).value == pytest.approx(45.0)
+    assert not motion.doubtful
+    assert hold(protocol.look(motion), (b"2gp", b"2GS09")) is None
+    assert hold(protocol.look(motion), (b"2gp", b"2PO00008C01")).value == pytest.approx(90.0, abs=0.01)
+    assert motion.doubtful
+    assert not motion.ended
+    hold(protocol.confirm(motion), (b"2gs", b"2GS09"))
+    assert not motion.ended
+    hold(protocol.look(motion), (b"2gp", b"2PO00008C01"))
+    hold(protocol.confirm(motion), (b"2gs", b"2GS00"), (b"2gp", b"2PO00008C01"), (b"2gp", b"2PO00008C01"))
+    assert motion.arrived
+
+
+def test_end_of_a_packet_whose_beginning_was_lost_is_no_answer():
+    question = next(unit().position())
+    assert not question.accept(b"PO00009B90")
+    assert question.accept(b"hello")
+
+
 def test_lost_final_reply_is_found_by_asking():
     protocol, motion = start(90.0)
     hold(protocol.confirm(motion), (b"2gs", b"2GS00"), (b"2gp", b"2PO00008C01"), (b"2gp", b"2PO00008C01"))
@@ -160,19 +182,20 @@ def test_motion_fails_with_the_text_of_the_status(code, text):
 
 def test_homing_and_stop():
     protocol = unit()
-    motion = hold(protocol.start_home(), (b"2ho0", None))
+    motion = protocol.home()
+    hold(protocol.start(motion), (b"2ho0", None))
     motion.hear(b"2PO00000000")
     assert motion.arrived
-    hold(protocol.start_home(clockwise=False), (b"2ho1", None))
-    hold(protocol.start_jog(), (b"2fw", None))
-    hold(protocol.start_jog(forward=False), (b"2bw", None))
+    hold(protocol.start(protocol.home(clockwise=False)), (b"2ho1", None))
+    hold(protocol.start(protocol.jog()), (b"2fw", None))
+    hold(protocol.start(protocol.jog(forward=False)), (b"2bw", None))
     assert hold(protocol.stop(), (b"2st", None)) is None
 
 
 @given(st.floats(min_value=-360, max_value=360))
 def test_target_survives_the_round_trip_within_half_a_pulse(target):
     protocol = unit()
-    pulses = elliptec.parse(b"2PO" + protocol.move_command(target)[3:]).pulses
+    pulses = elliptec.parse(b"2PO" + protocol.move(target).command[3:]).pulses
     assert abs(protocol.to_position(pulses) - target) <= 0.5 * 360 / 143360 + 1e-9
 
 

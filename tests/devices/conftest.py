@@ -1,0 +1,73 @@
+"""A bench of simulated instruments on real ptys, with the real wires, for both generations."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from bluesky import RunEngine
+
+from coexistence import Connection, SharedSerialPort
+from devices import registry
+from simulators import SimulatorProcess
+from simulators.spec import build_spec, default_instrument, default_wire
+
+SPEC = build_spec(
+    [
+        default_wire("meter", [default_instrument("Newport1830C")]),
+        default_wire("bus", [default_instrument("ELL14", address=address) for address in "23A"]),
+    ],
+    seed=7,
+)
+TYPES = {"meter": "Newport1830C", "bus": "Elliptec"}
+
+
+@pytest.fixture(scope="session")
+def running_bench() -> Iterator[SimulatorProcess]:
+    with SimulatorProcess(SPEC) as simulators:
+        yield simulators
+
+
+@pytest.fixture
+def bench(running_bench: SimulatorProcess) -> Iterator[SimulatorProcess]:
+    """The simulators, without faults."""
+    yield running_bench
+    running_bench.clear_faults()
+
+
+@pytest.fixture
+def wire(bench: SimulatorProcess) -> Iterator[Callable[..., SharedSerialPort]]:
+    """Open the wire of that name, as the instrument on it needs it; closed at the end of the test."""
+    opened: dict[str, SharedSerialPort] = {}
+
+    def open_wire(name: str, **settings: Any) -> SharedSerialPort:
+        if name not in opened:
+            line = registry.line_settings(TYPES[name], {}) | settings
+            opened[name] = SharedSerialPort(bench.ports[name], **line)
+        return opened[name]
+
+    yield open_wire
+    for port in opened.values():
+        port.close()
+
+
+@pytest.fixture
+def connection(wire: Callable[..., SharedSerialPort]) -> Callable[..., Connection]:
+    """Make a connection to the wire of that name for an owner."""
+    return lambda name, owner, **options: Connection(wire(name), owner, **options)
+
+
+@pytest.fixture
+def engine() -> RunEngine:
+    return RunEngine({}, context_managers=[])
+
+
+@pytest.fixture
+def documents(engine: RunEngine) -> list[tuple[str, dict[str, Any]]]:
+    """All documents that the engine emits."""
+    collected: list[tuple[str, dict[str, Any]]] = []
+    engine.subscribe(lambda name, document: collected.append((name, document)))
+    return collected
+
+
+def events(documents: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [document for name, document in documents if name == "event"]

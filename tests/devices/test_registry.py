@@ -1,0 +1,63 @@
+import subprocess
+import sys
+
+import pytest
+
+from devices import registry
+
+
+@pytest.mark.parametrize("type_name", registry.type_names())
+@pytest.mark.parametrize("generation", ["v2", "v4"])
+def test_every_type_has_a_class_for_either_generation(type_name, generation):
+    cls = registry.device_class(type_name, generation)
+    assert cls.__name__ == type_name
+    assert cls.__module__.startswith(f"devices.{generation}.")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("Newport1830", "Newport1830C"), ("newport1830c", "Newport1830C"), ("eliptec", "Elliptec")]
+)
+def test_unknown_type_comes_with_close_matches(wrong, right):
+    with pytest.raises(
+        registry.UnknownInstrument, match=rf"no instrument type '{wrong}'. Did you mean {right}"
+    ) as caught:
+        registry.device_class(wrong, "v4")
+    assert caught.value.suggestions[0] == right
+
+
+def test_type_that_looks_like_nothing_lists_what_there_is():
+    with pytest.raises(registry.UnknownInstrument, match="Known: Newport1830C, Elliptec"):
+        registry.instrument_type("qqqq")
+
+
+def test_class_of_ones_own():
+    assert registry.device_class("fractions:Fraction", "v2").__name__ == "Fraction"
+
+
+def test_all_wrong_options_are_told_together():
+    with pytest.raises(registry.OptionProblem) as caught:
+        registry.check_options("Elliptec", {"adress": "2", "tolerance": -1})
+    assert "adress: there is no such option, did you mean address?" in str(caught.value)
+    assert "tolerance: Input should be greater than 0" in str(caught.value)
+
+
+def test_line_settings_come_from_instrument_and_options():
+    assert registry.line_settings("Newport1830C", {"baud_rate": 19200, "units": "W"}) == {
+        "baud_rate": 19200,
+        "data_bits": 8,
+        "stop_bits": 1,
+        "parity": "none",
+        "flow_control": "none",
+        "terminator": b"\n",
+    }
+    assert registry.line_settings("Elliptec", {"address": "2"})["terminator"] == b"\r\n"
+
+
+@pytest.mark.parametrize(("generation", "foreign"), [("v2", "ophyd_async"), ("v4", "ophyd")])
+def test_one_generation_does_not_import_the_other(generation, foreign):
+    code = (
+        "import sys; from devices import registry; "
+        f"[registry.device_class(name, {generation!r}) for name in registry.type_names()]; "
+        f"sys.exit({foreign!r} in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
