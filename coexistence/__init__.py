@@ -3,6 +3,7 @@
 from coexistence.arbiter import Arbiter, Hold, Rank
 from coexistence.channel import Channel, ConnectionEvent, Guard, Reply
 from coexistence.connection import Connection
+from coexistence.device_cache import DeviceCache, SerialDevice
 from coexistence.errors import (
     AcquireTimeout,
     CoexistenceError,
@@ -21,6 +22,7 @@ from coexistence.errors import (
     WouldDeadlock,
 )
 from coexistence.line_settings import LineSettings
+from coexistence.resources import Guards, SharedResources, Waiting, WireUse
 from coexistence.serial_port import SerialPortPool, SharedSerialPort
 from coexistence.wire_statistics import LogEntry, OwnerStatistics, WireStatistics
 
@@ -35,9 +37,11 @@ __all__ = [
     "ConnectionEvent",
     "DeadlockDetected",
     "DeadlockMember",
+    "DeviceCache",
     "Guard",
     "GuardNotHeld",
     "GuardRevoked",
+    "Guards",
     "Hold",
     "LineSettings",
     "LockOrderViolation",
@@ -47,11 +51,15 @@ __all__ = [
     "Problem",
     "Rank",
     "Reply",
+    "SerialDevice",
     "SerialPortPool",
+    "SharedResources",
     "SharedSerialPort",
+    "Waiting",
     "WireClosed",
     "WireDisconnected",
     "WireInUse",
     "WireStatistics",
+    "WireUse",
     "WouldDeadlock",
 ]

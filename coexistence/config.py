@@ -69,10 +69,14 @@ SectionModel = TypeVar("SectionModel", bound=_Section)
 
 
 class ApplicationConfig(_Section):
-    """The section `[application]`; operator, sample and proposal go into every start document."""
+    """The section `[application]`; operator, sample and proposal go into every start document.
+
+    `visa_backend` is `@py` (pyvisa-py, needs no vendor software), `@ivi` (a vendor's VISA) or `@sim` (pyvisa-sim).
+    """
 
     name: str = "bench"
     log_level: LogLevel = "info"
+    visa_backend: Literal["@py", "@ivi", "@sim"] = "@py"
     operator: str | None = None
     sample: str | None = None
     proposal: str | None = None
