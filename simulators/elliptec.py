@@ -116,7 +116,7 @@ class ELL14(Instrument):
         self._was_isolated = False
 
     def truth(self) -> dict[str, Any]:
-        """True position, motion and settings."""
+        """Tell the true position, motion and settings."""
         now = self.clock.now()
         return {
             "address": self.address,

@@ -83,12 +83,12 @@ class FaultSet:
         self._faults = [fault for fault in self._faults if kind is not None and fault.kind != kind]
 
     def active(self, kind: str) -> Fault | None:
-        """The oldest fault of `kind`, without using it up."""
+        """Find the oldest fault of `kind`, without using it up."""
         own = next((fault for fault in self._faults if fault.kind == kind), None)
         return own if own or self._shared is None else self._shared.active(kind)
 
     def take(self, kind: str) -> Fault | None:
-        """The oldest fault of `kind`, used up by one."""
+        """Find the oldest fault of `kind` and use it up by one."""
         fault = next((fault for fault in self._faults if fault.kind == kind), None)
         if fault is None:
             return self._shared.take(kind) if self._shared else None
@@ -99,7 +99,7 @@ class FaultSet:
         return fault
 
     def spoil_reply(self, reply: Outgoing) -> Outgoing | None:
-        """What becomes of a reply; None when it never leaves."""
+        """Return what becomes of a reply; None when it never leaves."""
         if self.take("silence"):
             return None
         data, delay_s = reply.data, reply.delay_s
@@ -116,7 +116,7 @@ class FaultSet:
         return Outgoing(data, delay_s)
 
     def spoil_input(self, data: bytes) -> bytes:
-        """What arrives of the bytes the host sent."""
+        """Return what arrives of the bytes the host sent."""
         if self.active("lose") is None:
             return data
         return bytes(byte for byte in data if self.take("lose") is None)

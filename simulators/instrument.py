@@ -41,7 +41,7 @@ class World:
     seed: int = 0
 
     def rng(self, name: str) -> random.Random:
-        """A random stream of `name`'s own, so that adding an instrument changes no other's noise."""
+        """Make a random stream of `name`'s own: adding an instrument changes no other's noise."""
         return random.Random(f"{self.seed}:{name}")
 
 
@@ -80,12 +80,16 @@ class Instrument:
     def forget(self, channel: Channel) -> None:
         """Drop what an interrupted or departed host has left half said."""
 
+    def status_byte(self) -> int:
+        """Give the IEEE 488.2 status byte, for those that have one, to a serial poll."""
+        return 0
+
     def reset(self) -> None:
         """Go to the power-up state; motion and measurements end."""
         raise NotImplementedError
 
     def truth(self) -> dict[str, Any]:
-        """The true state, as no host can ever know it."""
+        """Tell the true state, as no host can ever know it."""
         raise NotImplementedError
 
     def command_seen(self, channel: Channel, command: bytes) -> None:

@@ -34,7 +34,7 @@ class Clock(Protocol):
     """What an instrument may know about time: seconds since power-up, and timers."""
 
     def now(self) -> float:
-        """Simulated seconds since the clock started."""
+        """Return simulated seconds since the clock started."""
 
     def call_at(self, when: float, callback: Callback) -> Timer:
         """Run `callback` at simulated time `when`; equal times run in the order they were asked for."""
@@ -87,7 +87,7 @@ class Loop:
         self._running = False
 
     def now(self) -> float:
-        """Simulated seconds since the loop was made."""
+        """Return simulated seconds since the loop was made."""
         return (time.monotonic() - self._started) / self.time_scale
 
     def call_at(self, when: float, callback: Callback) -> Timer:

@@ -46,7 +46,7 @@ class Profile:
         return when < self.ends
 
     def reaches(self, position: float) -> float:
-        """The earliest time at which it is at `position`; infinity when it never gets there."""
+        """Find the earliest time at which it is at `position`; infinity when it never gets there."""
         for piece, following in pairwise([*self._pieces, _Piece(self.ends, self.target, 0.0, 0.0)]):
             low, high = piece.starts, following.starts
             start, end = piece.at(low)[0], piece.at(high)[0]

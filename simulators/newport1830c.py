@@ -94,7 +94,7 @@ class Newport1830C(LineInstrument):
         self._held_w: float | None = None
 
     def truth(self) -> dict[str, Any]:
-        """True power on the detector, and the meter's settings."""
+        """Tell the true power on the detector, and the meter's settings."""
         return {
             "power_w": self.bench.power(),
             "range": self._current_range(),
@@ -186,7 +186,7 @@ class Newport1830C(LineInstrument):
         return flags
 
     def _seen_w(self) -> float:
-        """What the detector makes of the true power: its response is calibrated for one wavelength."""
+        """Return what the detector makes of the true power: it is calibrated for one wavelength."""
         return self.bench.power() * self.bench.wavelength() / self._wavelength_nm
 
     def _attenuated(self, power_w: float) -> float:
@@ -206,7 +206,7 @@ class Newport1830C(LineInstrument):
         return self._range
 
     def _measured_w(self) -> tuple[float, int]:
-        """A new measurement in W, and the status bits that belong to it."""
+        """Make a measurement in W, and the status bits that belong to it."""
         full_scale = self._full_scale(self._current_range())
         seen_w = self._seen_w()
         sigma = math.hypot(self.relative_noise * seen_w, self.range_noise * full_scale)
@@ -244,7 +244,7 @@ def _decibels(power_w: float, reference_w: float) -> str:
 
 
 def _scientific(value: float, step: float) -> str:
-    """The meter's own form: sign, no leading zero, an exponent that is a multiple of three, `+.75E-9`."""
+    """Write in the meter's form: sign, no leading zero, exponent a multiple of three, `+.75E-9`."""
     exponent = 3 * math.floor(math.log10(abs(value)) / 3 + 1e-9) if value else 0
     if abs(value) >= 100 * 10.0**exponent:
         exponent += 3

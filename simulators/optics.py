@@ -144,7 +144,7 @@ class OpticalBench:
             setattr(self, key, value)
 
     def truth(self) -> dict[str, Any]:
-        """What a perfect fit of Malus's law over the last polarizer's rotator would find, and the power now.
+        """Tell the power now, and what a perfect fit of Malus's law over the last polarizer would find.
 
         `angle_deg` is the rotator position of largest power (0 to 180), `amplitude_w` and `offset_w` belong to
         `amplitude * cos(position - angle)**2 + offset`, all with everything else on the bench as it stands.

@@ -102,7 +102,7 @@ class SimulatorProcess:
         return self._process is not None and self._process.poll() is None
 
     def truth(self) -> dict[str, Any]:
-        """The true state: `bench`, `instruments` and `wires`, the latter two by name."""
+        """Ask for the true state: `bench`, `instruments` and `wires`, the latter two by name."""
         result: dict[str, Any] = self._request(do="truth")
         return result
 

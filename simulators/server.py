@@ -23,12 +23,10 @@ from .faults import BEHAVIOUR_FAULTS, INPUT_FAULTS, REPLY_FAULTS, Fault
 from .instrument import Instrument, LineSettings, World
 from .loop import Loop
 from .optics import OpticalBench
+from .registry import instrument_class
 from .serial_wire import SerialWire
-from .spec import SPEC_KEYS, WIRE_KEYS
-from .types import instrument_class
+from .spec import LINE_KEYS, SPEC_KEYS, WIRE_KEYS
 from .wire import Wire
-
-_LINE_KEYS = ("baud_rate", "data_bits", "parity", "stop_bits", "flow_control")
 
 
 class Simulation:
@@ -61,7 +59,7 @@ class Simulation:
             wire.close()
 
     def ports(self) -> dict[str, str]:
-        """What clients open, by the wire's name."""
+        """Return what clients open, by the wire's name."""
         return {name: wire.port for name, wire in self.wires.items()}
 
     def answer(self, request: dict[str, Any]) -> Any:
@@ -91,9 +89,9 @@ class Simulation:
 
     def _fault(self, target: str, kind: str, count: int | None = 1, **parameters: Any) -> None:
         fault = Fault(kind, count, parameters)
-        if kind in INPUT_FAULTS and kind not in ("echo",):
+        if kind == "lose":
             self._wire_of(target).faults.add(fault)
-        elif kind in REPLY_FAULTS or kind == "echo":
+        elif kind in REPLY_FAULTS or kind in INPUT_FAULTS:
             if target in self.wires:
                 self.wires[target].faults.add(fault)
             else:
@@ -108,14 +106,14 @@ class Simulation:
     def _clear(self, target: str | None = None, kind: str | None = None) -> None:
         if kind is not None and kind not in (*REPLY_FAULTS, *INPUT_FAULTS, *BEHAVIOUR_FAULTS):
             raise SpecError("unknown fault", kind, (*REPLY_FAULTS, *INPUT_FAULTS, *BEHAVIOUR_FAULTS))
-        wires = list(self.wires.values()) if target is None else []
-        instruments = list(self.instruments.values()) if target is None else []
-        if target in self.wires:
-            wires.append(self.wires[target])
-            instruments += self.wires[target].instruments
-        elif target is not None:
-            instruments.append(self._instrument(target))
-        for place in (*wires, *instruments):
+        places: list[Wire | Instrument]
+        if target is None:
+            places = [*self.wires.values(), *self.instruments.values()]
+        elif target in self.wires:
+            places = [self.wires[target], *self.wires[target].instruments]
+        else:
+            places = [self._instrument(target)]
+        for place in places:
             place.faults.clear(kind)
 
     def _set(self, target: str, values: dict[str, Any]) -> None:
@@ -146,7 +144,6 @@ class Simulation:
             raise SpecError(f"a wire needs a name without slashes, not {name!r}")
         if name in self.wires:
             raise SpecError(f"two wires are called {name!r}")
-        _refuse_unknown(f"wire {name!r} has no key", spec, WIRE_KEYS)
         entries = spec.get("instruments", [])
         instruments = [self._add_instrument(entry, name, len(entries)) for entry in entries]
         if not instruments:
@@ -155,20 +152,20 @@ class Simulation:
 
     def _make_wire(self, name: str, spec: dict[str, Any], instruments: list[Instrument], directory: Path) -> Wire:
         factory = instruments[0].line
-        kind = spec.get("kind", factory.kind)
+        kind = str(spec.get("kind", factory.kind))
+        if kind not in WIRE_KEYS:
+            raise SpecError(f"wire {name!r} cannot be of kind", kind, WIRE_KEYS)
+        _refuse_unknown(f"{kind} wire {name!r} has no key", spec, WIRE_KEYS[kind])
         if kind == "serial":
-            given = {key: spec[key] for key in _LINE_KEYS if key in spec}
-            line = LineSettings(**{**{key: getattr(factory, key) for key in _LINE_KEYS}, **given})
-            return SerialWire(
-                self.loop,
-                self.world,
-                name,
-                instruments,
-                path=directory / name,
-                line=line,
-                pace=spec.get("pace", True),
-            )
-        raise SpecError(f"wire {name!r} cannot be of kind", str(kind), ("serial",))
+            line = LineSettings(**{key: spec.get(key, getattr(factory, key)) for key in LINE_KEYS})
+            pace = spec.get("pace", True)
+            return SerialWire(self.loop, self.world, name, instruments, path=directory / name, line=line, pace=pace)
+        # Sockets are imported only by simulations that have one: most have ptys and shall start at once.
+        if kind == "hislip":
+            from .hislip_wire import HislipWire as SocketWire
+        else:
+            from .tcp_wire import TcpWire as SocketWire  # type: ignore[assignment]
+        return SocketWire(self.loop, self.world, name, instruments, tcp_port=spec.get("tcp_port", 0))
 
     def _add_instrument(self, entry: dict[str, Any], wire_name: str, on_wire: int) -> Instrument:
         options = dict(entry)
@@ -180,7 +177,7 @@ class Simulation:
         name = options.pop("name", default)
         if name in self.instruments or name == "bench":
             raise SpecError(f"the name {name!r} is already taken; give the instrument another `name`")
-        instrument = _build(cls, name, options, self.world, name)
+        instrument: Instrument = _build(cls, name, options, self.world, name)
         self.instruments[name] = instrument
         return instrument
 

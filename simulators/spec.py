@@ -7,30 +7,26 @@ from dataclasses import asdict
 from typing import Any
 
 from .errors import SpecError
-from .types import instrument_class
+from .registry import instrument_class
 
-WIRE_KEYS = (
-    "name",
-    "kind",
-    "instruments",
-    "pace",
-    "baud_rate",
-    "data_bits",
-    "parity",
-    "stop_bits",
-    "flow_control",
-)
+LINE_KEYS = ("baud_rate", "data_bits", "parity", "stop_bits", "flow_control")
+WIRE_KEYS = {
+    "serial": ("name", "kind", "instruments", "pace", *LINE_KEYS),
+    "tcp": ("name", "kind", "instruments", "tcp_port"),
+    "hislip": ("name", "kind", "instruments", "tcp_port"),
+}
+"""By the kind of a wire, what a specification may say of it."""
 SPEC_KEYS = ("seed", "time_scale", "bench", "wires")
 
 
 def default_instrument(type_name: str, **options: Any) -> dict[str, Any]:
-    """An instrument of a specification; `options` are those of the simulated instrument."""
+    """Describe an instrument; `options` are those of the simulated instrument."""
     instrument_class(type_name)
     return {"type": type_name, **options}
 
 
 def default_wire(name: str, instruments: Iterable[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-    """A wire of a specification, set up as its first instrument leaves the factory.
+    """Describe a wire, set up as its first instrument leaves the factory.
 
     Args:
         name: what the wire is called in `ports`.
@@ -40,10 +36,10 @@ def default_wire(name: str, instruments: Iterable[dict[str, Any]], **settings: A
     instruments = list(instruments)
     if not instruments:
         raise SpecError("no instruments on wire", name)
-    line = asdict(instrument_class(instruments[0]["type"]).line)
-    if settings.get("kind", line["kind"]) != "serial":
-        line = {"kind": line["kind"]}
-    return {"name": name, **line, **settings, "instruments": instruments}
+    wire = {**asdict(instrument_class(instruments[0]["type"]).line), **settings}
+    if wire["kind"] != "serial":
+        wire = {key: value for key, value in wire.items() if key not in LINE_KEYS}
+    return {"name": name, **wire, "instruments": instruments}
 
 
 def build_spec(
@@ -53,7 +49,7 @@ def build_spec(
     time_scale: float = 1.0,
     bench: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A specification of these wires around one bench.
+    """Describe these wires around one bench.
 
     Args:
         wires: as made by `default_wire`.
@@ -65,7 +61,7 @@ def build_spec(
 
 
 def demo_spec(*, seed: int = 0, time_scale: float = 1.0) -> dict[str, Any]:
-    """The demonstration's bench: a power meter behind a polarizer and a half-wave plate in ELL14 rotators."""
+    """Describe a power meter behind a half-wave plate and a polarizer in ELL14 rotators."""
     rotators = [default_instrument("ELL14", address="2"), default_instrument("ELL14", address="3")]
     return build_spec(
         [default_wire("meter", [default_instrument("Newport1830C")]), default_wire("bus", rotators)],

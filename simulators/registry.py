@@ -9,7 +9,10 @@ from .instrument import Instrument
 
 _CLASSES = {
     "Newport1830C": "newport1830c:Newport1830C",
+    "ESP300": "esp300:ESP300",
+    "MaiTai": "maitai:MaiTai",
     "ELL14": "elliptec:ELL14",
+    "ScpiMeter": "scpi_meter:ScpiMeter",
 }
 
 ALIASES = {"Elliptec": "ELL14", "ScpiInstrument": "ScpiMeter"}
@@ -17,12 +20,12 @@ ALIASES = {"Elliptec": "ELL14", "ScpiInstrument": "ScpiMeter"}
 
 
 def type_names() -> tuple[str, ...]:
-    """All type names, without the aliases."""
+    """List all type names, without the aliases."""
     return tuple(_CLASSES)
 
 
 def instrument_class(type_name: str) -> type[Instrument]:
-    """The class simulating `type_name`.
+    """Find the class that simulates `type_name`.
 
     Raises:
         SpecError: there is no such type; the message suggests the closest.
