@@ -72,6 +72,7 @@ class RunDelivery:
         self.path = path
         self.uid = uid_of_journal(path)
         self.stopped = False
+        self._latest = 0.0
         self._tail: JournalTail | None = None
         self._writer: RunWriter | None = None
         self._normalizer: Any = None
@@ -125,11 +126,14 @@ class RunDelivery:
         self.directory.delivery_problem(self.uid).unlink(missing_ok=True)
 
     def _deliver(self, name: str, document: Document) -> None:
+        self._latest = max(self._latest, document.get("time", 0.0)) if name != "event_page" else self._latest
         if self._writer is None or self._writer.complete:
             self.stopped = self.stopped or name == "stop"
             return
         if name not in ("event", "event_page"):
             document = as_json(document)
+        if name == "descriptor":
+            self._writer.note_undeclared_types(document)
         self._normalizer(name, document)
         if name == "stop":
             self.stopped = True
@@ -160,7 +164,8 @@ class RunDelivery:
         return {
             "uid": str(uuid.uuid4()),
             "run_start": self.uid,
-            "time": self.path.stat().st_mtime,  # when the last document was emitted
+            # When the last document was emitted; the file system's clock may be some milliseconds behind.
+            "time": max(self._latest, self.path.stat().st_mtime),
             "exit_status": "fail",
             "reason": UNFINISHED_REASON,
             "num_events": dict(events),
@@ -183,6 +188,14 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         self._promoted = promoted
         self._cached_bytes = 0
         self._column_types: dict[str, dict[str, str]] = {}
+        self._array_types: dict[tuple[str, str], np.dtype[Any]] = {}
+        self._undeclared: set[tuple[str, str]] = set()
+
+    def note_undeclared_types(self, descriptor: Document) -> None:
+        """Note whose machine type the descriptor does not tell; to be called before it is normalized."""
+        for key, data_key in descriptor["data_keys"].items():
+            if not any(data_key.get(part) for part in ("dtype_numpy", "dtype_str", "dtype_descr")):
+                self._undeclared.add((descriptor["name"], key))
 
     def start(self, doc: Document) -> None:
         """Create the run's node, or take over the one that is there."""
@@ -248,9 +261,8 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
             self._write_external_data(datum)
 
     def _cell(self, stream: str, key: str, value: Any, keep_array: bool) -> Any:
-        if isinstance(value, np.ndarray) and value.ndim > 0 and keep_array:
-            self._cached_bytes += value.nbytes
-            return value
+        if keep_array and np.ndim(value) > 0:
+            return self._array_cell(stream, key, np.asarray(value))
         if isinstance(value, np.ndarray | np.generic):
             value = value.tolist()
         elif isinstance(value, tuple):
@@ -262,6 +274,26 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
             return _as_numbers(value)
         if kind == "text":
             return None if value is None else str(value)
+        return value
+
+    def _array_cell(self, stream: str, key: str, value: np.ndarray[Any, Any]) -> Any:
+        """Return the array as it can be stored; an array's node has one type for the whole run."""
+        self._cached_bytes += value.nbytes
+        place = stream, key
+        promoted = place in self._promoted
+        if value.dtype.kind not in "biuf":
+            return value
+        if place not in self._array_types:
+            declared = self.data_keys[key].get("dtype_numpy")
+            if promoted:
+                self._array_types[place] = np.dtype("<f8")
+            elif place in self._undeclared or not _is_simple(declared):
+                self._array_types[place] = value.dtype
+            else:
+                self._array_types[place] = np.dtype(declared)
+            self.data_keys[key] = {**self.data_keys[key], "dtype_numpy": self._array_types[place].str}
+        if not promoted and not _casts_exactly(value, self._array_types[place]):
+            raise ColumnTypeChanged(stream, key, "number")
         return value
 
     def _even_out(self, stream: str, rows: list[dict[str, Any]]) -> None:
@@ -295,6 +327,13 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
 
 def _is_simple(dtype: Any) -> bool:
     return isinstance(dtype, str) and bool(dtype)
+
+
+def _casts_exactly(value: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> bool:
+    if np.can_cast(value.dtype, dtype, "safe"):
+        return True
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.array_equal(value.astype(dtype), value, equal_nan=value.dtype.kind == "f"))
 
 
 def _as_number(value: Any) -> Any:

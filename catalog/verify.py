@@ -80,16 +80,33 @@ def _compare_descriptors(
     after = {document["uid"]: document for name, document in stored if name == "descriptor"}
     differences = _compare("descriptors", sorted(before), sorted(after))
     for uid in before.keys() & after.keys():
-        stream = before[uid]["name"]
-        for part in ("configuration", "hints", "time"):
-            differences += _compare(
-                f"{stream} descriptor: {part}", as_stored(before[uid].get(part)), after[uid].get(part)
+        mine, its = before[uid], after[uid]
+        where = f"{mine['name']} descriptor"
+        for part in ("hints", "time"):
+            differences += _compare(f"{where}: {part}", as_stored(mine.get(part)), its.get(part))
+        differences += _compare_data_keys(f"{where}: data_keys", mine["data_keys"], its["data_keys"])
+        for device, settings in mine.get("configuration", {}).items():
+            kept = its.get("configuration", {}).get(device, {})
+            for part in ("data", "timestamps"):
+                differences += _compare(
+                    f"{where}: configuration.{device}.{part}",
+                    as_stored(settings.get(part, {})),
+                    kept.get(part, {}),
+                )
+            differences += _compare_data_keys(
+                f"{where}: configuration.{device}.data_keys",
+                settings.get("data_keys", {}),
+                kept.get("data_keys", {}),
             )
-        # The writer completes the data keys, it takes nothing away.
-        stored_keys = after[uid]["data_keys"]
-        for key, data_key in before[uid]["data_keys"].items():
-            kept = {k: v for k, v in stored_keys.get(key, {}).items() if k in data_key}
-            differences += _compare(f"{stream} descriptor: data_keys.{key}", as_stored(data_key), kept)
+    return differences
+
+
+def _compare_data_keys(where: str, emitted: Mapping[str, Any], stored: Mapping[str, Any]) -> list[Difference]:
+    """Compare what was said of each key; the catalog completes the entries, which takes nothing away."""
+    differences = []
+    for key, data_key in emitted.items():
+        kept = {part: value for part, value in stored.get(key, {}).items() if part in data_key}
+        differences += _compare(f"{where}.{key}", as_stored(data_key), kept)
     return differences
 
 
@@ -106,7 +123,7 @@ def _compare_events(
         for ordinal, (mine, its) in enumerate(zip(ours, theirs, strict=False), start=1):
             where = f"{stream} event {ordinal}"
             for part in ("seq_num", "time", "data", "timestamps"):
-                differences += _compare(f"{where}: {part}", as_stored(mine[part]), its[part])
+                differences += _compare(f"{where}: {part}", as_json(mine[part]), its[part])
     return differences
 
 
@@ -154,7 +171,9 @@ def _within_range(value: Any) -> Any:
         return [_within_range(item) for item in value]
     if isinstance(value, bool) or not isinstance(value, int | float) or (value != value):
         return value
-    if math.isinf(value) or (abs(value) > LARGEST_JSON_INTEGER and value % 1 == 0):
+    if math.isinf(value):
+        return math.copysign(LARGEST_JSON_FLOAT, value)
+    if abs(value) > LARGEST_JSON_INTEGER and value % 1 == 0:
         return max(min(value, LARGEST_JSON_INTEGER), -LARGEST_JSON_INTEGER)
     return value
 

@@ -1,0 +1,321 @@
+"""Runs reach the catalog while they go on, can be asked for in every way, and equal what was emitted."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import time
+from pathlib import Path
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+import httpx
+import numpy as np
+import pytest
+from bluesky.plans import count, scan
+from bluesky_tiled_plugins.queries import TimeRange
+from catalog_helpers import alive, state_of, wait_until
+from ophyd.sim import SynAxis, SynGauss, SynSignal
+from tiled.queries import Key
+
+from catalog import (
+    CatalogTimeout,
+    DataDirectoryError,
+    DeliveryFailed,
+    KeyRejected,
+    NoCatalog,
+    UnknownRun,
+    open_catalog,
+    original_documents,
+    shut_down,
+    wait_delivered,
+    web_address,
+)
+from catalog.client import connect
+from catalog.directory import DataDirectory
+from catalog.launch import leave_daemon
+from catalog.verify import compare_run
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def devices():
+    motor = SynAxis(name="motor")
+    return motor, SynGauss("det", motor, "motor", center=0, Imax=1)
+
+
+def record(RE, served, plan, **metadata):
+    token = RE.subscribe(served.journal)
+    try:
+        (uid,) = RE(plan, **metadata)
+    finally:
+        RE.unsubscribe(token)
+    served.wait_delivered(uid)
+    return uid
+
+
+def test_a_scan_is_in_the_catalog_as_emitted(RE, served, devices):
+    motor, det = devices
+    uid = record(RE, served, scan([det], motor, -1, 1, 7), scan_number_in_book=3, note=float("nan"), tags=("a", "b"))
+    run = served.catalog()[uid]
+    assert compare_run(served.directory.root, run) == []
+    data = run["primary"].read()
+    np.testing.assert_allclose(data["motor"], np.linspace(-1, 1, 7))
+    assert run.metadata["stop"]["exit_status"] == "success"
+    assert not list(served.directory.journals.glob("*.jsonl"))
+
+
+def test_runs_are_found_by_every_handle(RE, served, devices):
+    motor, det = devices
+    before = time.time()
+    RE.md["scan_id"] = 4711
+    first = record(RE, served, count([det], 2), operator="ada")
+    second = record(RE, served, scan([det], motor, 0, 1, 2), operator="grace")
+    catalog = served.catalog()
+    assert catalog[-1].metadata["start"]["uid"] == second
+    assert catalog[-2].metadata["start"]["uid"] == first
+    assert catalog[4712].metadata["start"]["uid"] == first
+    assert catalog[first[:8]].metadata["start"]["uid"] == first
+    assert list(catalog.search(Key("operator") == "grace")) == [second]
+    assert list(catalog.search(TimeRange(since=before))) == [first, second]
+    assert list(catalog.search(Key("plan_name") == "count").search(TimeRange(since=before))) == [first]
+
+
+def test_old_scripts_work_through_the_broker(RE, served, devices):
+    motor, det = devices
+    uid = record(RE, served, scan([det], motor, -1, 1, 3), campaign="broker")
+    db = served.catalog().v1
+    assert db[-1].start["uid"] == uid
+    table = db[-1].table()
+    assert list(table["motor"]) == [-1, 0, 1]
+    assert [header.start["uid"] for header in db(campaign="broker")] == [uid]
+
+
+def test_a_run_appears_while_it_goes_on(RE, served, devices):
+    motor, det = devices
+    seen = {}
+
+    @bpp.run_decorator(md={"plan_name": "watched"})
+    def plan():
+        yield from bps.trigger_and_read([det])
+        emitted = time.monotonic()
+        uid = RE._run_bundlers[None]._run_start_uid
+        catalog = served.catalog()
+
+        def rows():
+            return uid in catalog and "primary" in catalog[uid] and len(catalog[uid]["primary"].read()["det"])
+
+        wait_until(rows, "the first event in the catalog", 10.0)
+        seen["after"] = time.monotonic() - emitted
+        seen["running"] = "stop" not in catalog[uid].metadata
+        yield from bps.trigger_and_read([det])
+
+    record(RE, served, plan())
+    assert seen["running"]
+    assert seen["after"] < 3.0  # 0.5 s on an idle computer
+
+
+def test_values_that_change_their_type_arrive_all_the_same(RE, served):
+    values = [0, 1, 0.5, 2**60, 7]
+    number = SynSignal(name="number", func=lambda: values[0])
+
+    @bpp.run_decorator()
+    def plan():
+        for _ in range(5):
+            yield from bps.trigger_and_read([number])
+            yield from bps.sleep(0.5)  # a batch of its own for each
+            values.append(values.pop(0))
+
+    uid = record(RE, served, plan())
+    run = served.catalog()[uid]
+    assert run["primary"].read()["number"].values.tolist() == [0, 1, 0.5, 2**60, 7]
+    assert compare_run(served.directory.root, run) == []
+
+
+def test_arrays_images_and_text_come_back(RE, served):
+    image = SynSignal(name="image", func=lambda: np.arange(1200, dtype="u2").reshape(40, 30))
+    wave = SynSignal(name="wave", func=lambda: np.array([1.5, np.nan, -np.inf]))
+    label = SynSignal(name="label", func=lambda: "état \n 2")
+    flag = SynSignal(name="flag", func=lambda: True)
+    uid = record(RE, served, count([image, wave, label, flag], 3))
+    run = served.catalog()[uid]
+    assert compare_run(served.directory.root, run) == []
+    image_stored = run["primary"]["image"].read()
+    assert image_stored.shape == (3, 40, 30)
+    assert image_stored.dtype == "u2"
+
+
+def test_arrays_are_never_cut_to_the_type_of_the_first(RE, served):
+    frames = [np.zeros(20, dtype="u2"), np.full(20, 0.5), np.arange(20)]
+    wave = SynSignal(name="wave", func=lambda: frames[0])
+
+    @bpp.run_decorator()
+    def plan():
+        for _ in range(3):
+            yield from bps.trigger_and_read([wave])
+            frames.append(frames.pop(0))
+
+    uid = record(RE, served, plan())
+    run = served.catalog()[uid]
+    np.testing.assert_array_equal(run["primary"]["wave"].read(), np.stack(frames))
+    assert compare_run(served.directory.root, run) == []
+
+
+def test_the_streams_of_a_run_stay_apart(RE, served, devices):
+    motor, det = devices
+
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.trigger_and_read([motor], name="baseline")
+        yield from bps.trigger_and_read([det], name="primary")
+        yield from bps.trigger_and_read([motor], name="baseline")
+
+    uid = record(RE, served, plan())
+    run = served.catalog()[uid]
+    assert set(run) == {"primary", "baseline"}
+    assert compare_run(served.directory.root, run) == []
+
+
+def test_a_configuration_changed_within_a_run_is_kept(RE, served, devices):
+    _, det = devices
+
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.trigger_and_read([det])
+        yield from bps.configure(det, {})
+        yield from bps.trigger_and_read([det])
+
+    uid = record(RE, served, plan())
+    assert compare_run(served.directory.root, served.catalog()[uid]) == []
+
+
+def test_a_run_the_catalog_refuses_is_kept_and_stops_no_other(RE, served, devices):
+    _, det = devices
+    forbidden = SynSignal(name="bad;name", func=lambda: 1.0)
+    token = RE.subscribe(served.journal)
+    (bad,) = RE(count([forbidden]))
+    (good,) = RE(count([det]))
+    RE.unsubscribe(token)
+    served.wait_delivered(good)
+    with pytest.raises(
+        DeliveryFailed, match=r"could not be moved into the catalog.*Its journal is complete and kept"
+    ) as caught:
+        served.wait_delivered(bad)
+    assert caught.value.uid == bad
+    assert len(original_documents(served.directory.root, bad)) == 4
+    (served.directory.journals / f"{bad}.jsonl").unlink()
+    served.directory.delivery_problem(bad).unlink()
+
+
+def test_differences_between_journal_and_catalog_are_told(RE, served, devices):
+    _, det = devices
+    uid = record(RE, served, count([det], 2))
+    run = served.catalog()[uid]
+    run.update_metadata({"start": {**run.metadata["start"], "plan_name": "other"}})
+    (difference,) = compare_run(served.directory.root, served.catalog()[uid])
+    assert str(difference) == "start: plan_name: emitted 'count', stored 'other'"
+
+
+def test_foreign_files_are_left_alone(RE, served, devices):
+    foreign = [
+        served.directory.root / "notes.txt",
+        served.directory.journals / "readme.md",
+        served.directory.journals / "2025-13x" / "a.jsonl.gz",
+        served.directory.sessions / "mine",
+    ]
+    for path in foreign:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    _, det = devices
+    record(RE, served, count([det]))
+    assert all(path.read_text() == "mine" for path in foreign)
+
+
+def test_the_key_is_long_private_and_nowhere_else(served):
+    directory = served.directory
+    key = directory.read_key()
+    assert len(bytes.fromhex(key)) >= 32
+    assert stat.S_IMODE(directory.key_file.stat().st_mode) == 0o600
+    state = state_of(served)
+    served.catalog()
+    httpx.get(served.web_address(with_key=True))
+    for pid in (state.daemon_pid, state.server_pid):
+        assert key.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert key.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    for path in (directory.daemon_log, directory.server_log, directory.state_file):
+        assert key not in path.read_text()
+
+
+def test_the_server_listens_on_loopback_only_and_asks_for_the_key(served):
+    url = served.web_address()
+    assert url.startswith("http://127.0.0.1:")
+    assert "api_key" not in url
+    assert httpx.get(f"{url}api/v1/metadata/").status_code == 401
+    assert served.directory.read_key() in served.web_address(with_key=True)
+    assert "html" in httpx.get(served.web_address(with_key=True), follow_redirects=True).text.lower()
+
+
+def test_a_wrong_key_is_named_without_telling_the_right_one(served, tmp_path):
+    other = DataDirectory.at(tmp_path)
+    other.create()
+    with pytest.raises(KeyRejected, match=r"does not accept the key in .*server/key") as caught:
+        connect(other, state_of(served).url, 5.0)
+    assert other.read_key() not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_notebook_joins_the_running_server(served):
+    catalog = open_catalog(served.directory.root)
+    assert catalog.uri.startswith(state_of(served).url)
+    assert web_address(served.directory.root) == served.web_address()
+    leave_daemon(served.directory.root)
+
+
+def test_only_one_daemon_serves_a_directory(served):
+    state = state_of(served)
+    second = subprocess.run(
+        [os.sys.executable, "-m", "catalog.daemon", served.directory.root], capture_output=True, timeout=30.0
+    )
+    assert second.returncode == 0
+    assert state_of(served) == state
+    assert alive(state.daemon_pid)
+
+
+def test_shut_down_leaves_a_catalog_that_others_use(served):
+    assert shut_down(served.directory.root, timeout=5.0) is False
+    assert alive(state_of(served).daemon_pid)
+
+
+def test_waiting_for_an_unknown_run_fails_at_once(served):
+    with pytest.raises(UnknownRun, match="There is no run 'nowhere'"):
+        wait_delivered(served.directory.root, "nowhere")
+
+
+def test_waiting_for_a_run_that_goes_on_ends_in_time(RE, served, devices):
+    _, det = devices
+
+    @bpp.run_decorator()
+    def plan():
+        uid = RE._run_bundlers[None]._run_start_uid
+        with pytest.raises(
+            CatalogTimeout, match=r"not in the catalog within 0.3 s \(server: ready\). Nothing is lost"
+        ) as caught:
+            served.wait_delivered(uid, timeout=0.3)
+        assert 0.3 <= caught.value.waited < 2.0
+        yield from bps.null()
+
+    record(RE, served, plan())
+
+
+def test_a_place_without_a_catalog_is_named(tmp_path):
+    with pytest.raises(NoCatalog, match=r"There is no catalog in .*Give the data directory that a session"):
+        open_catalog(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_an_unreadable_place_is_named(served, monkeypatch):
+    monkeypatch.setattr("catalog.directory.os.access", lambda path, mode: False)
+    with pytest.raises(DataDirectoryError, match="may not be read and written by you"):
+        open_catalog(served.directory.root)

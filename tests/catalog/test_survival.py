@@ -1,0 +1,188 @@
+"""Whatever dies in between, every emitted document is in the catalog exactly once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+from bluesky.plans import count
+from catalog_helpers import alive, state_of, wait_until
+from ophyd.sim import SynSignal
+
+from catalog import CatalogSession, CatalogStartFailed, CatalogTimeout, open_catalog, original_documents, shut_down
+from catalog.delivery import UNFINISHED_REASON
+from catalog.directory import CatalogState, DataDirectory
+from catalog.launch import daemon_runs, leases_held, leave_daemon
+from catalog.verify import compare_run
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def det():
+    return SynSignal(name="det", func=lambda: 1.5)
+
+
+def assert_all_there(session, uid, emitted):
+    """The journal begins with everything emitted, and the catalog holds the journal exactly once."""
+    session.wait_delivered(uid, timeout=60.0)
+    recorded = original_documents(session.directory.root, uid)
+    # A killed session may have recorded one document that it did not get to tell.
+    assert [repr(each) for each in recorded[: len(emitted)]] == [repr(each) for each in emitted]
+    catalog = session.catalog(wait=60.0)
+    assert list(catalog).count(uid) == 1
+    assert compare_run(session.directory.root, catalog[uid]) == []
+
+
+def wait_partly_delivered(session, uid):
+    """Wait until rows of a run that goes on are on the server."""
+    catalog = session.catalog(wait=60.0)
+
+    def rows():
+        stream = catalog[uid].get("primary") if uid in catalog else None
+        return stream is not None and "internal" in stream.base and len(stream.base["internal"].read())
+
+    wait_until(rows, "rows of the running scan")
+
+
+def test_a_killed_session(served, measuring):
+    session = measuring(served.directory.root)
+    session.wait_events(30)
+    session.kill()
+    uid = session.uid
+    assert_all_there(served, uid, session.emitted)
+    stop = served.catalog()[uid].metadata["stop"]
+    assert stop["exit_status"] == "fail"
+    assert stop["reason"] == UNFINISHED_REASON
+    assert stop["num_events"]["primary"] >= 30
+    assert 0 <= stop["time"] - original_documents(served.directory.root, uid)[-2][1]["time"] < 1.0
+
+
+def test_a_killed_server(served, measuring):
+    before = state_of(served)
+    session = measuring(served.directory.root, events=150)
+    wait_partly_delivered(served, session.uid)
+    os.kill(before.server_pid, signal.SIGKILL)
+    session.finish()
+    assert session.process.returncode == 0
+    assert_all_there(served, session.uid, session.emitted)
+    after = state_of(served)
+    assert after.daemon_pid == before.daemon_pid
+    assert after.server_pid != before.server_pid
+    assert after.url == before.url  # who had it open goes on
+
+
+def test_a_killed_daemon(served, measuring):
+    before = state_of(served)
+    session = measuring(served.directory.root, events=150)
+    wait_partly_delivered(served, session.uid)
+    os.kill(before.daemon_pid, signal.SIGKILL)
+    wait_until(lambda: not alive(before.server_pid), "the server to end with its daemon", 10.0)
+    session.finish()
+    assert session.process.returncode == 0
+    assert_all_there(served, session.uid, session.emitted)
+    assert state_of(served).daemon_pid != before.daemon_pid
+
+
+def test_everything_killed_at_once(served, measuring):
+    before = state_of(served)
+    session = measuring(served.directory.root)
+    wait_partly_delivered(served, session.uid)
+    for pid in (before.daemon_pid, before.server_pid, session.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    session.finish()
+    assert_all_there(served, session.uid, session.emitted)
+
+
+def test_a_torn_journal_is_delivered_up_to_the_tear(served, measuring):
+    session = measuring(served.directory.root)
+    session.wait_events(5)
+    path = served.directory.journal_of(session.uid)
+    os.kill(session.process.pid, signal.SIGSTOP)
+    with open(path, "ab") as file:
+        file.write(b'{"name":"event","doc":{"uid":"torn')
+    session.kill()
+    assert_all_there(served, session.uid, session.emitted)
+
+
+def test_two_sessions_at_once_do_not_touch_each_other(served, measuring):
+    lasting = measuring(served.directory.root, events=200)
+    lasting.wait_events(5)
+    short = measuring(served.directory.root, events=10)
+    short.finish()
+    assert_all_there(served, short.uid, short.emitted)
+    assert lasting.process.poll() is None
+    catalog = served.catalog()
+    assert "stop" not in catalog[lasting.uid].metadata
+    lasting.finish()
+    assert_all_there(served, lasting.uid, lasting.emitted)
+    assert catalog[lasting.uid].metadata["stop"]["exit_status"] == "success"
+
+
+def test_the_last_one_to_leave_stops_daemon_and_server(RE, data_dir, det):
+    with CatalogSession(data_dir) as session:
+        RE.subscribe(session.journal)
+        (uid,) = RE(count([det]))
+        state = wait_until(lambda: CatalogState.read(session.directory), "the daemon")
+        assert session.close(wait_delivered=40.0) is True
+    assert not alive(state.daemon_pid)
+    assert not session.directory.state_file.exists()
+    assert not daemon_runs(session.directory)
+    assert session.directory.delivered_journal_of(uid) is not None
+
+
+def test_a_kept_catalog_serves_until_it_is_shut_down(data_dir, served):
+    with CatalogSession(data_dir) as session:
+        session.catalog(wait=60.0)
+        session.keep()
+    assert session.close(wait_delivered=5.0) is False
+    time.sleep(0.6)  # long enough for a daemon that would leave
+    assert alive(state_of(session).daemon_pid)
+    assert leases_held(session.directory) == 0
+    assert shut_down(data_dir, timeout=30.0) is True
+
+
+def test_a_session_that_comes_while_the_daemon_leaves_is_served(data_dir, served):
+    for _ in range(3):
+        session = CatalogSession(data_dir)
+        state = wait_until(lambda s=session: CatalogState.read(s.directory), "the daemon")
+        session.close()
+        wait_until(
+            lambda s=session, pid=state.daemon_pid: (
+                (now := CatalogState.read(s.directory)) is None or now.phase == "stopping" or not alive(pid)
+            ),
+            "the daemon to leave",
+        )
+    catalog = open_catalog(data_dir, wait=60.0)
+    assert len(catalog) == 0
+    assert shut_down(data_dir, timeout=30.0) is True
+
+
+def test_a_server_that_cannot_start_is_reported_with_its_log(data_dir, served):
+    directory = DataDirectory.at(data_dir)
+    directory.create()
+    directory.database.write_bytes(b"this is no database" * 100)
+    try:
+        with pytest.raises(CatalogStartFailed, match="server does not start") as caught:
+            open_catalog(data_dir, wait=50.0)
+        assert "file is not a database" in caught.value.log
+        assert "file is not a database" in str(caught.value)
+    finally:
+        assert shut_down(data_dir, timeout=30.0)
+
+
+def test_a_daemon_that_cannot_start_is_reported(data_dir, monkeypatch, served):
+    DataDirectory.at(data_dir).create()
+    monkeypatch.setattr("catalog.launch.module_command", lambda *_: ["/bin/sh", "-c", "echo broken >&2; exit 7"])
+    with pytest.raises(CatalogStartFailed, match=r"daemon ended with status 7 .*\nThe log ends with:\nbroken"):
+        open_catalog(data_dir, wait=10.0)
+    leave_daemon(data_dir)
+
+
+def test_an_impatient_user_is_told_to_try_again(data_dir, served):
+    with CatalogSession(data_dir) as session:
+        with pytest.raises(CatalogTimeout, match=r"was not ready within 0.1 s.*try again"):
+            session.catalog(wait=0.1)
+        session.close(wait_delivered=40.0)
