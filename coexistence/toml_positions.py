@@ -68,6 +68,7 @@ class _Scanner:
         table: Place = ()
         for key in keys[:-1]:
             table = self._last_element((*table, key))
+            self._note(table)
         table = (*table, keys[-1])
         if is_array:
             self._note(table)

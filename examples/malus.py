@@ -1,8 +1,7 @@
 """A scripted scan: the power behind a polarizer, read by both generations of a meter's driver, and its query."""
 
-from profiles.session import Session
-
 from plans import fit_malus, malus
+from profiles.session import Session
 
 with Session.open("sim", simulate=True) as session:
     RE, devices = session.RE, session.devices

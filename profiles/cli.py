@@ -145,13 +145,10 @@ def catalog_stop(data_dir: Annotated[Path, typer.Argument(help="The data directo
 def main() -> None:
     """Run the command; errors that a user can mend are told in a line, without a traceback."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as ending:
-        sys.exit(ending.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        exit_code = app(standalone_mode=False)
     except Exception as error:
-        sys.exit(_exit_code_of(error))
+        exit_code = _exit_code_of(error)
+    sys.exit(exit_code or 0)
 
 
 def _exit_code_of(error: Exception) -> int:
@@ -160,7 +157,7 @@ def _exit_code_of(error: Exception) -> int:
     if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    if isinstance(error, click.Abort):
+    if isinstance(error, click.Abort):  # what click makes of Ctrl-C
         return 130
     from catalog.errors import CatalogError
     from coexistence.errors import CoexistenceError

@@ -51,7 +51,11 @@ def run_demo(*, data_dir: Path, json_output: bool, keep: bool) -> int:
                 f"  {name:<10} {instrument.generation} {instrument.config.type} on {instrument.config.wire}, "
                 f"connected in {instrument.connect_time_s:.2f} s",
             )
-        report = scan_malus(session, METERS, ROTATOR, console)
+        try:
+            report = scan_malus(session, METERS, ROTATOR, console)
+        except KeyboardInterrupt:
+            say(console, "Stopped. The run is closed as aborted; the catalog gets what was measured.")
+            raise
         plot = session.data_dir / "plots" / f"malus-{report.scan_id}.png"
         draw(report, plot)
         address = session.capture.web_address()

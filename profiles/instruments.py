@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -94,10 +94,9 @@ def build(instrument: Instrument, wires: Wires) -> Any:
         Whatever the class raises for its options.
     """
     config = instrument.config
-    if config.is_foreign:
-        module, _, name = config.type.partition(":")
-        return getattr(importlib.import_module(module), name)(*config.args, name=config.id, **config.kwargs)
     device_class = registry.device_class(config.type, instrument.generation)
+    if config.is_foreign:
+        return device_class(*config.args, name=config.id, **config.kwargs)
     return device_class(wires.connection(config), name=config.id, **config.options)
 
 
@@ -185,23 +184,25 @@ def _connect_v4(instrument: Instrument, loop: asyncio.AbstractEventLoop) -> Futu
 
 
 def _note_failure(instrument: Instrument, error: BaseException) -> None:
-    reasons = []
-    for cause in _root_causes(error):
-        text = str(cause) or type(cause).__name__
-        if text not in reasons:
-            reasons.append(text)
+    reasons = dict.fromkeys(str(cause).strip() or type(cause).__name__ for cause in _root_causes(error))
     instrument.error = InstrumentFailed(instrument, "; ".join(reasons))
     instrument.error.__cause__ = error
 
 
 def _root_causes(error: BaseException) -> Iterator[BaseException]:
     """Yield what went wrong below ophyd-async's NotConnectedError, which nests one error for each signal."""
-    nested = getattr(error, "sub_errors", None)
-    if not nested:
+    if not isinstance(error, _not_connected_error()):
         yield error
-        return
-    for cause in nested.values():
-        yield from _root_causes(cause)
+    elif error.sub_errors:
+        for nested in error.sub_errors.values():
+            yield from _root_causes(nested)
+    else:
+        yield error.__cause__ or error
+
+
+def _not_connected_error() -> Any:
+    core = sys.modules.get("ophyd_async.core")  # a session without v4 does not import it
+    return core.NotConnectedError if core is not None else ()
 
 
 def facts_of(instrument: Instrument) -> dict[str, Any]:

@@ -48,10 +48,10 @@ class Devices(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         lines = [f"{name}: {type(device).__module__}.{type(device).__name__}" for name, device in self.items()]
-        lines += [f"{name}: not connected, {reason}" for name, reason in self._failures.items()]
+        lines += [f"not connected: {reason}" for reason in self._failures.values()]
         return "\n".join(lines) or "no devices"
 
     def _explain(self, name: str) -> str:
         if name in self._failures:
-            return f"{name!r} is not connected: {self._failures[name]}"
+            return f"not connected: {self._failures[name]}"
         return f"no device is called {name!r}; there are: {', '.join(self) or 'none'}"

@@ -20,7 +20,7 @@ from bluesky import RunEngine
 from bluesky.run_engine import set_bluesky_event_loop
 
 from catalog import CatalogSession
-from coexistence.config import DualConfig
+from coexistence.config import DualConfig, Generation
 from profiles.configuration import load_configuration
 from profiles.instruments import (
     Instrument,
@@ -31,6 +31,7 @@ from profiles.instruments import (
     facts_of,
 )
 from profiles.interruption import AbortOnInterrupt
+from profiles.log import log_to_file
 from profiles.metadata import Provenance, SharedMetadata
 from profiles.named_devices import Devices
 
@@ -44,8 +45,10 @@ logger = logging.getLogger("profiles.session")
 DEFAULT_DATA_DIRECTORY = Path("tandem-data")
 CATALOG_WAIT_S = 60.0
 ABORT_TIMEOUT_S = 5.0
-SHUTDOWN_TIMEOUT_S = {"v4": 5.0, "v2": 10.0}
+SHUTDOWN_TIMEOUT_S: dict[Generation, float] = {"v4": 5.0, "v2": 10.0}
 LOOP_TIMEOUT_S = 2.0
+SETTLING_TIME_S = 1.0
+"""How long a stopped motion may take to notice."""
 
 
 class Session:
@@ -213,6 +216,7 @@ class Session:
             self.data_dir, pause=lambda: self.RE.request_pause(defer=False), on_trouble=_tell_about_the_disk
         )
         self._clean_up(self.capture.close)
+        self._clean_up(log_to_file(self.data_dir / "logs", self.config.application.log_level))
         if self.config.catalog.keep_running:
             self.capture.keep()
         if self._simulate:
@@ -297,18 +301,24 @@ class Session:
                 time.sleep(0.01)
 
     def _stop_devices(self) -> None:
-        """Stop what can move, v4 first; blocking drivers cannot be cancelled and are left behind when they hang."""
-        for generation in ("v4", "v2"):
-            limit = self.config.generation(generation).shutdown_timeout or SHUTDOWN_TIMEOUT_S[generation]
-            devices = [i.device for i in self.instruments.values() if i.connected and i.generation == generation]
-            ending: list[Future[None]] = [_ended_in_thread(device, self.RE.loop) for device in devices]
-            deadline = time.monotonic() + limit
-            for device, future in zip(devices, ending, strict=True):
-                try:
-                    future.result(max(0.0, deadline - time.monotonic()))
-                except Exception as error:
-                    logger.warning("%s did not stop in order: %s", device.name, error or type(error).__name__)
+        """Stop v4, then v2; blocking drivers cannot be cancelled and are left behind when they hang."""
+        deadline = time.monotonic() + self._shutdown_timeout("v4")
+        self._stop_generation("v4", deadline)
+        _settle_tasks(self.RE.loop, deadline)
+        self._stop_generation("v2", time.monotonic() + self._shutdown_timeout("v2"))
         self._connected.clear()
+
+    def _shutdown_timeout(self, generation: Generation) -> float:
+        return self.config.generation(generation).shutdown_timeout or SHUTDOWN_TIMEOUT_S[generation]
+
+    def _stop_generation(self, generation: Generation, deadline: float) -> None:
+        devices = [i.device for i in self.instruments.values() if i.connected and i.generation == generation]
+        stopping = [(device, _stopped_in_thread(device, self.RE.loop)) for device in devices]
+        for device, future in stopping:
+            try:
+                future.result(max(0.0, deadline - time.monotonic()))
+            except Exception as error:
+                logger.warning("%s did not stop in order: %s", device.name, str(error) or type(error).__name__)
 
 
 def _at_a_prompt() -> bool:
@@ -331,10 +341,11 @@ def _without_ophyd() -> Iterator[None]:
         del sys.modules["ophyd"]
 
 
-def _ended_in_thread(device: Any, loop: asyncio.AbstractEventLoop) -> Future[None]:
+def _stopped_in_thread(device: Any, loop: asyncio.AbstractEventLoop) -> Future[None]:
+    """Stop a device that can be stopped, and let ophyd forget it, on a thread that may be left behind."""
     future: Future[None] = Future()
 
-    def end() -> None:
+    def stop() -> None:
         try:
             stopping = device.stop() if callable(getattr(device, "stop", None)) else None
             if asyncio.iscoroutine(stopping):
@@ -346,23 +357,33 @@ def _ended_in_thread(device: Any, loop: asyncio.AbstractEventLoop) -> Future[Non
         else:
             future.set_result(None)
 
-    threading.Thread(target=end, name=f"stop {device.name}", daemon=True).start()
+    threading.Thread(target=stop, name=f"stop {device.name}", daemon=True).start()
     return future
 
 
-def _end_loop(run_engine: RunEngine) -> None:
-    """Cancel what still runs on the RunEngine's loop, and end the loop and its thread."""
-    loop, thread = run_engine.loop, run_engine._th
+def _settle_tasks(loop: asyncio.AbstractEventLoop, deadline: float) -> None:
+    """Let motions that were just stopped come to their end while they still have a wire; cancel what goes on."""
 
-    async def finish() -> None:
+    async def settle() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        if not tasks:
+            return
+        _, going_on = await asyncio.wait(tasks, timeout=min(SETTLING_TIME_S, max(0.0, deadline - time.monotonic())))
+        for task in going_on:
             task.cancel()
+        # Their errors are those of having been stopped; asyncio would report them as never looked at.
         await asyncio.gather(*tasks, return_exceptions=True)
-        await loop.shutdown_asyncgens()
 
     with contextlib.suppress(TimeoutError):
-        asyncio.run_coroutine_threadsafe(finish(), loop).result(LOOP_TIMEOUT_S)
+        asyncio.run_coroutine_threadsafe(settle(), loop).result(max(0.0, deadline - time.monotonic()) + LOOP_TIMEOUT_S)
+
+
+def _end_loop(run_engine: RunEngine) -> None:
+    """End the RunEngine's loop and its thread."""
+    loop, thread = run_engine.loop, run_engine._th
+    for step in (loop.shutdown_asyncgens, loop.shutdown_default_executor):
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(step(), loop).result(LOOP_TIMEOUT_S)
     loop.call_soon_threadsafe(loop.stop)
     thread.join(LOOP_TIMEOUT_S)
     if not thread.is_alive():

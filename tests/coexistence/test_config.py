@@ -340,3 +340,5 @@ type = "x:Y"
     )
     (problem,) = problems_of(write(text))
     assert problem.endswith(":19")
+    (problem,) = problems_of(write("[application]\n\n[catalogue.deep]\nx = 1\n"))
+    assert problem.endswith(":3")
