@@ -82,6 +82,7 @@ class State(IntEnum):
 
 
 NEW, QUEUED, HELD, RELEASING, REVOKED, ENDED = State
+_NORMAL = Rank.NORMAL
 
 _held: dict[Party, Hold] = {}
 """The newest hold of each party; older ones hang on it by ``_outer``."""
@@ -123,6 +124,9 @@ class Mailbox:
             except RuntimeError:
                 self._posted.clear()
                 return False
+            except BaseException:
+                self._scheduled = False  # whoever posts next wakes the loop
+                raise
         return True
 
     def _deliver(self) -> None:
@@ -215,8 +219,12 @@ class Hold:
         try:
             if not 0.0 <= timeout <= LONGEST_TIMEOUT_S or not owner:
                 raise TypeError
-        except TypeError:
-            raise _wrong_request(owner, timeout) from None
+            if max_hold is not None and not 0.0 < max_hold <= LONGEST_TIMEOUT_S:
+                raise TypeError
+            if rank is not _NORMAL:
+                rank = Rank(rank)
+        except (TypeError, ValueError):
+            raise _wrong_request(owner, timeout, rank, max_hold) from None
         self._arbiter = arbiter
         self.owner = owner
         self.timeout = timeout
@@ -263,6 +271,8 @@ class Hold:
                         self._acquired_at = perf_counter()
                         return self
             arbiter._acquire_blocking(self, party, loop, outer)
+        except GuardNotHeld:
+            raise  # in use already, by this party or another: there is nothing to undo
         except BaseException:
             arbiter._abandon(self)
             raise
@@ -275,9 +285,9 @@ class Hold:
         traceback: TracebackType | None = None,
     ) -> None:
         arbiter = self._arbiter
-        if exc_type is not None:
-            self._left_by_exception()
         try:
+            if exc_type is not None:
+                self._left_by_exception()
             with arbiter._mutex:
                 if (
                     self._root is not self
@@ -323,6 +333,8 @@ class Hold:
                         self._acquired_at = perf_counter()
                         return self
             await arbiter._acquire_async(self, party, loop, outer)
+        except GuardNotHeld:
+            raise  # in use already, by this party or another: there is nothing to undo
         except BaseException:
             arbiter._abandon(self)
             raise
@@ -380,20 +392,28 @@ class Hold:
         root = self._root
         try:
             with arbiter._mutex:
-                root._operations -= 1
+                if root._operations:
+                    root._operations -= 1
                 if root._state is not HELD:
                     arbiter._pass_on(root)
         except BaseException:
-            arbiter._repair(self)
+            with arbiter._mutex:
+                if root._state is not HELD:
+                    arbiter._pass_on(root)
             raise
 
 
-def _wrong_request(owner: object, timeout: object) -> ConfigError:
+def _wrong_request(owner: object, timeout: object, rank: object, max_hold: object) -> ConfigError:
     if not isinstance(owner, str) or not owner:
         return ConfigError(f"owner must be a non-empty string, not {owner!r}: it names you to others who wait")
-    return ConfigError(
-        f"timeout must be between 0 (now or never) and {LONGEST_TIMEOUT_S:g} s, not {timeout!r}: nothing waits for ever"
-    )
+    if rank not in tuple(Rank):
+        return ConfigError(f"rank must be Rank.URGENT, Rank.NORMAL or Rank.BACKGROUND, not {rank!r}")
+    if not isinstance(timeout, int | float) or not 0.0 <= timeout <= LONGEST_TIMEOUT_S:
+        return ConfigError(
+            f"timeout must be between 0 (now or never) and {LONGEST_TIMEOUT_S:g} s, not {timeout!r}: "
+            "nothing waits for ever"
+        )
+    return ConfigError(f"max_hold must be above 0 and at most {LONGEST_TIMEOUT_S:g} s, or None, not {max_hold!r}")
 
 
 def _unlink(hold: Hold) -> None:
@@ -558,16 +578,12 @@ class Arbiter:
 
     def drain_samples(self) -> None:
         """Hand the finished holds not reported yet to ``on_samples``."""
-        if not self._draining.acquire(blocking=False):
-            return
-        try:
+        with self._draining:
             number = len(self._samples) // 3 * 3
             batch = self._samples[:number]
             del self._samples[:number]
             if batch and self._on_samples is not None:
                 self._on_samples(batch)
-        finally:
-            self._draining.release()
 
     # Requests
 
@@ -576,6 +592,7 @@ class Arbiter:
     ) -> None:
         if self._reenter(hold, party, outer):
             return
+        self._check_unused(hold)
         gate = threading.Lock()
         gate.acquire()
         hold._wake = gate.release
@@ -604,6 +621,7 @@ class Arbiter:
     ) -> None:
         if self._reenter(hold, party, outer):
             return
+        self._check_unused(hold)
         mailbox = self.mailbox(loop)
         future: asyncio.Future[None] = loop.create_future()
         hold.future = future
@@ -713,6 +731,11 @@ class Arbiter:
             mine._depth += 1
         return True
 
+    def _check_unused(self, hold: Hold) -> None:
+        """Refuse a request that somebody else has made with the same object and that has not ended."""
+        if hold._state is not NEW and hold._state is not ENDED:
+            raise GuardNotHeld(self.name, hold.owner)
+
     def _check_order(self, hold: Hold, outer: Hold | None) -> None:
         if not self.check_order or self.order is None:
             return
@@ -814,7 +837,8 @@ class Arbiter:
         with self._mutex:
             if waiter._state is not QUEUED:
                 return [waiter] if waiter.served and waiter._state is HELD else []
-            ahead = [self._holder] if self._holder is not None else []
+            holder = self._holder
+            ahead = [holder] if holder is not None and holder._state is HELD else []  # others end by themselves
             if not whole_line:
                 return ahead
             for line in self._lines[: waiter.rank + 1]:
@@ -882,12 +906,15 @@ class Arbiter:
         root._depth -= 1
         if root._depth > 0:
             return
+        if root.party is _current_thread():
+            root._operations = 0  # what a thread did under its hold is over when it leaves the block
         if root._state is REVOKED:
             self._pass_on(root)
         if root._state is not HELD:
             return
         if root._operations:
             root._state = RELEASING
+            _unlink(root)  # the party may ask again, and waits for itself like anybody else
             return
         root._state = ENDED
         self._pass_on(root)
@@ -915,9 +942,11 @@ class Arbiter:
     def _reap(self) -> None:
         """End a hold whose party has died, or that others have waited for longer than it allows (mutex held)."""
         hold = self._holder
-        if hold is None or hold._state is not HELD:
+        if hold is None:
             return
-        if _party_is_gone(hold.party):
+        if hold._state is not HELD:
+            self._pass_on(hold)
+        elif _party_is_gone(hold.party):
             kind = "thread" if isinstance(hold.party, threading.Thread) else "task"
             self._end_from_outside(hold, f"its {kind} ended without releasing")
         elif hold._max_hold is not None and self._length and perf_counter() - hold._acquired_at > hold._max_hold:
@@ -964,7 +993,7 @@ class Arbiter:
             if root._state is ENDED and self._holder is root:
                 _unlink(root)
                 self._holder = None
-            elif root._state is HELD and hold._entered and not root._operations:
+            elif root._state is HELD and hold._entered:
                 self._leave(hold)
             elif root._state in (RELEASING, REVOKED):
                 self._pass_on(root)

@@ -49,7 +49,7 @@ def _seconds(value: float) -> str:
 
 
 def _queue_text(queue: Sequence[str]) -> str:
-    return f"; also waiting: {', '.join(queue)}" if queue else ""
+    return f"; also waiting: {', '.join(map(str, queue))}" if queue else ""
 
 
 class AcquireTimeout(CoexistenceError, TimeoutError):
