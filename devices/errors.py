@@ -1,6 +1,19 @@
-"""What can go wrong with a motion, in either generation."""
+"""What can go wrong with a device, beside what its wire and its protocol say."""
 
 from __future__ import annotations
+
+from coexistence import CoexistenceError
+
+
+class NotAnswered(CoexistenceError):
+    """A signal's exchange was not completed in time; ``cause`` is the wire's own error with all its facts.
+
+    Deliberately no ``TimeoutError``: ophyd-async replaces those by one that names neither owner nor remedy.
+    """
+
+    def __init__(self, cause: CoexistenceError) -> None:
+        self.cause = cause
+        super().__init__(str(cause))
 
 
 class MoveStopped(RuntimeError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-_IDLE_S = 0.5
+_IDLE_S = 0.1
 
 
 class Worker:

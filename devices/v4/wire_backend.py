@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from bluesky.protocols import Reading
 from event_model import DataKey
@@ -33,9 +33,12 @@ from ophyd_async.core import (
 from coexistence import CoexistenceError, Connection, Rank
 from devices.data_keys import field_data_key, source
 from devices.dialogue import Dialogue, converse
+from devices.errors import NotAnswered
 from devices.protocols.conversation import Conversation, Stamped
 from devices.protocols.errors import ProtocolError
 from devices.protocols.field import Field, Fields
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +109,7 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
         if put is None:
             raise TypeError(f"{self.source('', read=False)} cannot be set")
         checked = field.check(value)
-        found = await self._connector.dialogue.hold_async(lambda: put(checked))
+        found = await self._connector.hold(lambda: put(checked))
         self._setpoint = Stamped(checked, found.timestamp)
         self.report(found)
 
@@ -153,7 +156,7 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
         if self.field.remembered and self._setpoint is not None:
             measured = self._setpoint
         else:
-            measured = await self._connector.dialogue.hold_async(get, rank=rank)
+            measured = await self._connector.hold(get, rank)
         return Reading(value=measured.value, timestamp=measured.timestamp, alarm_severity=0)
 
     async def _poll_for_ever(self) -> None:
@@ -194,7 +197,7 @@ class WireCommandBackend(CommandBackend[[], None]):
 
     async def execute(self) -> None:
         """Hold the conversation."""
-        await self._connector.dialogue.hold_async(getattr(self._connector.protocol, self.method_name))
+        await self._connector.hold(getattr(self._connector.protocol, self.method_name))
 
 
 class WireDeviceConnector(DeviceConnector):
@@ -258,6 +261,15 @@ class WireDeviceConnector(DeviceConnector):
     def backend(self, signal: Signal[Any]) -> WireSignalBackend[Any]:
         """Return the wire's backend of a signal, also while the device is mocked."""
         return self._signals[signal]
+
+    async def hold(self, begin: Callable[[], Conversation[T]], rank: Rank = Rank.NORMAL) -> T:
+        """Hold a conversation for a signal or command; raises NotAnswered where the wire raises a TimeoutError."""
+        try:
+            return await self.dialogue.hold_async(begin, rank=rank)
+        except TimeoutError as error:
+            if isinstance(error, CoexistenceError):
+                raise NotAnswered(error) from error
+            raise
 
     async def connect_mock(self, device: Device, mock: DeviceMock[Any]) -> None:
         """Give every signal a soft value with the field's units, precision and first choice; no wire is opened."""

@@ -41,7 +41,7 @@ def wire(bench: SimulatorProcess) -> Iterator[Callable[..., SharedSerialPort]]:
 
     def open_wire(name: str, **settings: Any) -> SharedSerialPort:
         if name not in opened:
-            line = registry.line_settings(TYPES[name], {}) | settings
+            line = registry.line_settings(TYPES[name], {}) | {"late_reply_limit": 0.3} | settings
             opened[name] = SharedSerialPort(bench.ports[name], **line)
         return opened[name]
 
