@@ -351,6 +351,9 @@ class Hold:
     def _left_by_exception(self) -> None:
         """Take note that an exception ends the block."""
 
+    def contended(self) -> None:
+        """Take note that somebody has joined the line behind this hold (mutex held; must not block)."""
+
     def release(self) -> None:
         """End the ownership before the block does; doing so twice is harmless."""
         if self._entered:
@@ -593,13 +596,47 @@ class Arbiter:
         if self._reenter(hold, party, outer):
             return
         self._check_unused(hold)
+        self._wait_in_line(hold, party, loop)
+
+    def acquire_for(self, hold: Hold, server: threading.Thread) -> None:
+        """Wait in line on the calling thread for ownership that another thread will have.
+
+        The caller stands in the wait-for graph while it waits; the hold lasts until ``server`` leaves it or dies.
+
+        Parameters
+        ----------
+        hold
+            The request, of a class that is ``served``.
+        server
+            The thread that becomes the holder; it must run.
+
+        Raises
+        ------
+        AcquireTimeout, WouldDeadlock, LoopBlocked, LockOrderViolation, DeadlockDetected, WireClosed
+            As on entering a hold.
+        """
+        loop = _running_loop()
+        party = current_party()
+        outer = _held.get(party)
+        if outer is not None:
+            self._check_order(hold, outer)
+        hold.server = server
+        try:
+            self._wait_in_line(hold, party, loop, lonely=outer is None)
+        except BaseException:
+            self._abandon(hold)
+            raise
+
+    def _wait_in_line(
+        self, hold: Hold, party: Party, loop: asyncio.AbstractEventLoop | None, *, lonely: bool = False
+    ) -> None:
         gate = threading.Lock()
         gate.acquire()
         hold._wake = gate.release
         started = perf_counter()
         patience = hold.timeout if loop is None else min(hold.timeout, LOOP_PATIENCE_S)
         deadline = started + patience
-        if self._enqueue(hold, party, started, None, blocks=loop):
+        if self._enqueue(hold, party, started, None, blocks=loop, lonely=lonely):
             return
         try:
             while not gate.acquire(timeout=max(min(deadline - perf_counter(), _REAP_INTERVAL_S), 0.0)):
@@ -793,6 +830,8 @@ class Arbiter:
                 self._lines[hold.rank].append(hold)
                 self._length += 1
                 self._advance()
+                if self._holder is not None and self._holder is not hold:
+                    self._holder.contended()
             if blocks is None and party not in _held:
                 return False  # nobody waits for a party that holds nothing, so no circle can close here
             try:
