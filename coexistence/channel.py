@@ -1018,8 +1018,10 @@ class Channel:
             if not self._connected:
                 self._await_connection(guard, deadline)
             try:
-                if self._suspect is not None:
-                    self._resynchronise(guard, exchange, self._suspect, deadline)
+                suspect = self._suspect
+                spared = suspect is not None and suspect.spares(exchange.accept)
+                if suspect is not None and not spared:
+                    self._resynchronise(guard, exchange, suspect, deadline)
                 if self._in_steps:
                     return
                 if self._steps_due:
@@ -1030,8 +1032,8 @@ class Channel:
                 self._lose(error)
                 continue
             with self._link:
-                if self._connected and self._suspect is None and not self._steps_due:
-                    self._ready = True
+                if self._connected and not self._steps_due and (spared or self._suspect is None):
+                    self._ready = self._suspect is None
                     return
 
     def _await_connection(self, guard: Guard, deadline: float) -> None:

@@ -44,6 +44,8 @@ class Suspect:
         When to give the reply up for lost, on :func:`time.perf_counter`'s clock.
     replies
         How many replies may still come.
+    examples
+        Earlier replies to the same owner: an exchange that refuses them all cannot take the late one for its own.
     """
 
     question: bytes
@@ -52,6 +54,11 @@ class Suspect:
     accept: Accept | None
     until: float
     replies: int = 1
+    examples: tuple[bytes, ...] = ()
+
+    def spares(self, accept: Accept | None) -> bool:
+        """Whether an exchange may go on meanwhile: its ``accept`` tells these replies from its own."""
+        return accept is not None and bool(self.examples) and not any(map(accept, self.examples))
 
 
 class Transport(ABC):
