@@ -18,7 +18,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
-from coexistence.arbiter import Arbiter, Hold, Rank, State, current_party
+from coexistence.arbiter import LONGEST_TIMEOUT_S, Arbiter, Hold, Rank, State, current_party
 from coexistence.errors import (
     AcquireTimeout,
     CoexistenceError,
@@ -84,11 +84,40 @@ class _Exchange:
         accept: Accept | None = None,
         repeatable: bool = False,
     ) -> None:
+        if ending is not None and (not ending or (isinstance(ending, int) and ending < 0)):
+            raise _wrong_ending(ending)
         self.command = command
         self.timeout = timeout
         self.ending = ending
         self.accept = accept
         self.repeatable = repeatable
+
+
+def _wrong_ending(ending: object) -> ConfigError:
+    return ConfigError(
+        Problem(
+            f"a reply must end with a terminator, after a length above 0 or where a function says, not {ending!r}",
+            "a port whose replies have no terminator needs until= with each question" if ending == b"" else "",
+        )
+    )
+
+
+class _Asked:
+    """What was written under a guard, and whose replies have not been read."""
+
+    __slots__ = ("at", "doubtful", "exchange", "guard", "replies")
+
+    def __init__(self, guard: Guard, exchange: _Exchange, replies: int) -> None:
+        self.guard = guard
+        self.exchange = exchange
+        self.replies = replies
+        self.at = perf_counter()
+        self.doubtful = False
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the guard's time was over before it could read."""
+        return self.doubtful or self.guard._root._state is State.REVOKED
 
 
 class Guard(Hold):
@@ -100,7 +129,7 @@ class Guard(Hold):
     the channel's.
     """
 
-    __slots__ = ("_channel", "_expires", "_unanswered")
+    __slots__ = ("_channel", "_expires", "_failed")
 
     def __init__(
         self,
@@ -112,16 +141,21 @@ class Guard(Hold):
     ) -> None:
         Hold.__init__(self, channel._arbiter, owner, timeout, rank, max_hold)
         self._channel = channel
-        self._unanswered: _Exchange | None = None
+        self._failed = False
         self._expires = float("inf")
 
     def _left_by_exception(self) -> None:
-        if self._unanswered is not None:
-            self._channel._expect_late(self, self._unanswered)
+        self._failed = True
+        self._channel._doubt(self)
+        if self._root is self:
+            self._channel.wire.free_exchange()
 
     def _deadline(self, timeout: float | None) -> float:
-        deadline = perf_counter() + (self._channel.timeout if timeout is None else timeout)
-        return min(deadline, self._expires)
+        if timeout is None:
+            timeout = self._channel.timeout
+        elif not 0.0 <= timeout <= LONGEST_TIMEOUT_S:
+            raise ConfigError(f"timeout must be between 0 and {LONGEST_TIMEOUT_S:g} s, not {timeout!r}")
+        return min(perf_counter() + timeout, self._expires)
 
     def write(self, data: bytes, *, timeout: float | None = None) -> int:
         """Send a command that has no reply, or whose reply is read next; return the number of bytes.
@@ -133,16 +167,18 @@ class Guard(Hold):
         WireDisconnected
             The hardware is gone.
         """
-        exchange = _Exchange(data, self._channel.timeout if timeout is None else timeout, None)
-        self._operate(partial(self._channel._perform, self, exchange, self._deadline(timeout)))
-        self._unanswered = exchange
+        self._write(data, timeout, replies=1)
         return len(data)
 
     def write_all(self, data: bytes, *, timeout: float | None = None) -> None:
         """Send a large amount of data; the timeout is for each piece that the line takes, not for the whole."""
         piece = 1024
         for start in range(0, len(data), piece):
-            self.write(data[start : start + piece], timeout=timeout)
+            self._write(data[start : start + piece], timeout, replies=0 if start else 1)
+
+    def _write(self, data: bytes, timeout: float | None, replies: int) -> None:
+        exchange = _Exchange(data, self._channel.timeout if timeout is None else timeout, None)
+        self._operate(partial(self._channel._ask, self, exchange, self._deadline(timeout), replies))
 
     def read(self, size: int, *, timeout: float | None = None) -> bytes:
         """Return exactly ``size`` bytes.
@@ -166,11 +202,7 @@ class Guard(Hold):
 
     def _read(self, ending: Ending, timeout: float | None) -> bytes:
         exchange = _Exchange(b"", self._channel.timeout if timeout is None else timeout, ending)
-        if self._unanswered is not None:
-            exchange.command = self._unanswered.command
-        reply = self._operate(partial(self._channel._listen, self, exchange, self._deadline(timeout)))
-        self._unanswered = None
-        return reply.data
+        return self._operate(partial(self._channel._listen, self, exchange, self._deadline(timeout))).data
 
     def exchange(
         self,
@@ -191,7 +223,7 @@ class Guard(Hold):
             repeatable,
         )
         reply = self._operate(partial(channel._perform, self, exchange, self._deadline(timeout)))
-        self._unanswered = None
+        channel._asked = None
         assert reply is not None
         return reply
 
@@ -324,10 +356,13 @@ class Channel:
         """What broke the connection last."""
         self._arbiter: Arbiter = wire.arbiter
         self._transport = transport
-        self._link = threading.Condition()
+        self._link_lock = threading.Lock()
+        self._link = threading.Condition(self._link_lock)  # entered by its lock: a signal cannot break into that
         self._connected = False
         self._ready = False
         self._suspect: Suspect | None = None
+        self._sending = False
+        self._asked: _Asked | None = None
         self._steps: list[tuple[str, Callable[[Guard], object]]] = []
         self._steps_due = False
         self._in_steps = False
@@ -578,15 +613,15 @@ class Channel:
     @contextlib.contextmanager
     def _explained(self, guard: Guard) -> Any:
         """Hold the wire; while it is disconnected, say so rather than blame who waits ahead."""
+        entered = False
         try:
-            guard.__enter__()
+            with guard:
+                entered = True
+                yield guard
         except AcquireTimeout as error:
-            if self._connected:
+            if entered or self._connected:
                 raise
             raise self._disconnected(guard.owner) from error
-        with contextlib.ExitStack() as stack:
-            stack.push(guard.__exit__)
-            yield guard
 
     async def _run_async(self, owner: str, exchange: _Exchange, rank: Rank) -> Reply | None:
         return await self._on_worker(
@@ -733,7 +768,8 @@ class Channel:
     def interrupt(self) -> None:
         """Wake whatever blocks on this channel, so that it can see whether it may go on. Never blocks."""
         self._transport.interrupt()
-        with self._link:
+        with self._link_lock:
+            self._ready = False
             self._link.notify_all()
 
     def close(self, timeout: float = 1.0) -> None:
@@ -749,7 +785,7 @@ class Channel:
         reopener = self._reopener
         if reopener is not None and reopener is not threading.current_thread():
             reopener.join(1.0)
-        with self._link:
+        with self._link_lock:
             self._connected = self._ready = False
         self._transport.close()
 
@@ -765,7 +801,7 @@ class Channel:
 
     def _lose(self, error: BaseException) -> None:
         """Note that the hardware is gone, and start looking for it."""
-        with self._link:
+        with self._link_lock:
             if not self._connected:
                 return
             self._connected = self._ready = False
@@ -779,13 +815,15 @@ class Channel:
         self._announce(ConnectionEvent(self.name, False, time.time(), error))
 
     def _reopen(self) -> None:
-        reopening_fails: tuple[type[BaseException], ...] = (CoexistenceError, *self._transport.lost)
         while not self._closing.wait(REOPEN_INTERVAL_S):
             try:
                 self._transport.open()
-            except reopening_fails as error:
+            except Exception as error:  # whatever it was, the next attempt may succeed
                 self.last_error = error
                 continue
+            if self._closing.is_set():
+                self._transport.close()
+                return
             self._note_reopened()
             return
 
@@ -794,7 +832,7 @@ class Channel:
         if suspect is not None:
             suspect.until = min(suspect.until, perf_counter() + _AFTER_REOPENING_S)
         self.wire.record_reconnect()
-        with self._link:
+        with self._link_lock:
             self._ready = False
             self._steps_due = bool(self._steps)
             self._connected = True
@@ -818,7 +856,8 @@ class Channel:
             raise self._unsent(guard, exchange, "another exchange is on the wire")
         started = perf_counter()
         data = b""
-        outcome = "error"
+        outcome = "interrupted"
+        self._sending = False
         try:
             try:
                 reply = self._converse(guard, exchange, started, deadline)
@@ -835,6 +874,10 @@ class Channel:
                 raise
             except CoexistenceError:
                 outcome = "revoked"
+                raise
+            except BaseException:
+                if self._sending:
+                    self._expect_late(guard, exchange)  # a signal's exception struck while it was on the wire
                 raise
             finally:
                 self.wire.record(
@@ -855,7 +898,8 @@ class Channel:
                     self._route(lines)
                 if perf_counter() >= deadline:
                     raise self._unsent(guard, exchange, "its deadline had passed")
-                sent = transport.send(exchange.command, deadline)
+                self._sending = True
+                sent = self._send(guard, exchange, deadline)
             except Interrupted:
                 self._check(guard)
                 continue
@@ -896,6 +940,32 @@ class Channel:
             resent = True
             self.wire.record_retry(guard.owner)
 
+    def _send(self, guard: Guard, exchange: _Exchange, deadline: float) -> int:
+        command = exchange.command
+        sent = 0
+        while True:
+            try:
+                return sent + self._transport.send(command[sent:] if sent else command, deadline)
+            except Interrupted as interruption:
+                sent += interruption.sent
+                try:
+                    self._check(guard)
+                except BaseException:
+                    if sent:
+                        self._expect_late(guard, exchange)
+                    raise
+
+    def _ask(self, guard: Guard, exchange: _Exchange, deadline: float, replies: int) -> None:
+        """Send what may be answered, and remember it until that is read."""
+        self._perform(guard, exchange, deadline)
+        asked = self._asked
+        if asked is not None and asked.guard is guard:
+            replies += asked.replies
+        self._asked = asked = _Asked(guard, exchange, replies)
+        if guard._failed or guard._root._state is not State.HELD:
+            asked.doubtful = True
+            self._ready = False
+
     def _receive(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply | None:
         """Return the reply that the exchange accepts, or ``None`` at the deadline."""
         assert exchange.ending is not None
@@ -911,11 +981,15 @@ class Channel:
             if accept is None or accept(data):
                 return Reply(data, time.time())
             self._route([data])
+            if perf_counter() >= deadline:
+                return None
 
     def _listen(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply:
         """Receive without sending, within a hold."""
         with self._on_the_wire(guard, exchange, deadline):
             started = perf_counter()
+            if self._asked is not None:
+                exchange.command = self._asked.exchange.command
             try:
                 reply = self._receive(guard, exchange, deadline)
             except self._transport.lost as error:
@@ -927,6 +1001,7 @@ class Channel:
             if reply is None:
                 self._expect_late(guard, exchange)
                 raise self._unanswered(guard, exchange)
+            self._asked = None
             self.wire.record(
                 (reply.timestamp, guard.owner, b"", reply.data, guard.waited, perf_counter() - started, "ok")
             )
@@ -995,20 +1070,28 @@ class Channel:
 
     # Before anybody may send
 
-    def _expect_late(self, guard: Guard, exchange: _Exchange, replies: int = 1) -> None:
+    def _expect_late(self, guard: Guard, exchange: _Exchange, replies: int = 1, asked_at: float | None = None) -> None:
         """Make the channel suspect: a reply to this exchange may still come."""
         limit = self.late_reply_limit
         if limit is None:
             limit = _LATE_FACTOR * exchange.timeout
-        self._ready = False
+        overdue = perf_counter() if asked_at is None else asked_at + exchange.timeout
+        self._ready = self._sending = False
+        self._asked = None
         self._suspect = Suspect(
             exchange.command,
             guard.owner,
             self.terminator if exchange.ending is None else exchange.ending,
             exchange.accept,
-            perf_counter() + limit,
+            overdue + limit,
             replies,
         )
+
+    def _doubt(self, guard: Guard | None = None) -> None:
+        """Expect late replies to what ``guard`` wrote, or to what was written under a hold that was ended."""
+        asked = self._asked
+        if asked is not None and (asked.guard is guard or asked.is_abandoned):
+            self._expect_late(asked.guard, asked.exchange, asked.replies, asked.at)
 
     def _make_ready(self, guard: Guard, exchange: _Exchange, deadline: float) -> None:
         """Wait for the hardware, prepare it after a reconnect, wait out late replies; or raise at the deadline."""
@@ -1017,6 +1100,7 @@ class Channel:
                 raise WireClosed(self.name, guard.owner)
             if not self._connected:
                 self._await_connection(guard, deadline)
+            self._doubt()
             try:
                 suspect = self._suspect
                 spared = suspect is not None and suspect.spares(exchange.accept)
@@ -1031,15 +1115,17 @@ class Channel:
             except self._transport.lost as error:
                 self._lose(error)
                 continue
-            with self._link:
-                if self._connected and not self._steps_due and (spared or self._suspect is None):
+            with self._link_lock:
+                asked = self._asked
+                doubtful = asked is not None and asked.is_abandoned
+                if self._connected and not self._steps_due and not doubtful and (spared or self._suspect is None):
                     self._ready = self._suspect is None
                     return
 
     def _await_connection(self, guard: Guard, deadline: float) -> None:
         if asyncio._get_running_loop() is not None:
             raise self._disconnected(guard.owner)
-        with self._link:
+        with self._link_lock:
             while not self._connected and not self.wire.closed and guard._root._state not in _ENDED_FROM_OUTSIDE:
                 remaining = deadline - perf_counter()
                 if remaining <= 0.0:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import socket
+import threading
 from abc import abstractmethod
 from math import ceil
 from time import perf_counter
@@ -24,6 +25,7 @@ class DescriptorTransport(StreamTransport):
         self._descriptor = -1
         self._wake_read = -1
         self._wake_write = -1
+        self._wake_lock = threading.Lock()
         self._poller = select.poll()
 
     @abstractmethod
@@ -50,8 +52,9 @@ class DescriptorTransport(StreamTransport):
             return
         self._descriptor = -1
         reading, self._wake_read = self._wake_read, -1
-        writing, self._wake_write = self._wake_write, -1
-        os.close(writing)
+        with self._wake_lock:
+            os.close(self._wake_write)
+            self._wake_write = -1
         os.close(reading)
         self._close_descriptor()
 
@@ -65,10 +68,15 @@ class DescriptorTransport(StreamTransport):
             return sent
         room = select.poll()
         room.register(descriptor, select.POLLOUT)
+        room.register(self._wake_read, select.POLLIN)
         while sent < len(data):
             remaining = deadline - perf_counter()
-            if remaining <= 0.0 or not room.poll(ceil(remaining * 1000.0)):
+            ready = room.poll(ceil(remaining * 1000.0)) if remaining > 0.0 else []
+            if not ready:
                 break
+            if len(ready) > 1 or ready[0][0] != descriptor:
+                self._drain_wake()
+                raise Interrupted(sent)
             with contextlib.suppress(BlockingIOError):
                 sent += os.write(descriptor, data[sent:])
         return sent
@@ -82,8 +90,7 @@ class DescriptorTransport(StreamTransport):
                     continue
                 return b""
             if len(ready) > 1 or ready[0][0] != self._descriptor:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_read, _BULK)
+                self._drain_wake()
                 raise Interrupted
             try:
                 chunk = os.read(self._descriptor, _BULK)
@@ -93,10 +100,15 @@ class DescriptorTransport(StreamTransport):
                 raise ConnectionResetError("the other side closed the connection")
             return chunk
 
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, _BULK)
+
     def interrupt(self) -> None:
-        if self._wake_write >= 0:
-            with contextlib.suppress(BlockingIOError, OSError):
-                os.write(self._wake_write, b"\0")
+        with self._wake_lock:  # once closed, the descriptor's number may stand for another instrument
+            if self._wake_write >= 0:
+                with contextlib.suppress(OSError):
+                    os.write(self._wake_write, b"\0")
 
 
 class SocketTransport(DescriptorTransport):

@@ -52,7 +52,10 @@ def check_path(path: object) -> list[Problem]:
 
 
 def _check_url(path: str) -> list[Problem]:
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError as error:
+        return [Problem(f"{path!r} is no URL ({error})", "write socket://host:port or rfc2217://host:port")]
     if parts.scheme not in ("socket", "rfc2217"):
         return [
             Problem(
@@ -61,7 +64,7 @@ def _check_url(path: str) -> list[Problem]:
             )
         ]
     try:
-        complete = bool(parts.hostname) and parts.port is not None
+        complete = bool(parts.hostname) and bool(parts.port)
     except ValueError:
         complete = False
     if not complete:

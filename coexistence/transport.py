@@ -13,7 +13,7 @@ from time import perf_counter
 
 Ending = bytes | int | Callable[[bytes], int]
 """How a reply ends: a terminator, a length in bytes, or a function that returns the end's index in the bytes
-received so far (0 while incomplete)."""
+received so far: 0 while incomplete, ``-n`` where it need not be asked again before there are ``n`` bytes."""
 
 Accept = Callable[[bytes], bool]
 """Tells whether a reply (without terminator) can be the answer to the question asked."""
@@ -23,7 +23,11 @@ _NOISE_QUIET_S = 0.02
 
 
 class Interrupted(Exception):
-    """A blocked receive was woken by :meth:`Transport.interrupt`."""
+    """A blocked send or receive was woken by :meth:`Transport.interrupt`; ``sent`` bytes had gone out."""
+
+    def __init__(self, sent: int = 0) -> None:
+        super().__init__()
+        self.sent = sent
 
 
 @dataclass
@@ -147,16 +151,21 @@ class StreamTransport(Transport):
                     del buffer[: index + size]
                     return reply
                 searched = max(len(buffer) - size + 1, 0)
+                if perf_counter() >= deadline:
+                    return None
                 chunk = self._read_some(deadline)
                 if not chunk:
                     return None
                 buffer += chunk
+        needed = 1
         while True:
-            end = self._end(ending)
-            if end:
-                reply = bytes(buffer[:end])
-                del buffer[:end]
-                return reply
+            if len(buffer) >= needed:
+                end = self._end(ending)
+                if end > 0:
+                    reply = bytes(buffer[:end])
+                    del buffer[:end]
+                    return reply
+                needed = -end
             chunk = self._read_some(deadline)
             if not chunk:
                 return None

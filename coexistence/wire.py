@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -113,6 +114,12 @@ class Wire:
         """The last exchanges, oldest first."""
         return [LogEntry(*entry) for entry in tuple(self._entries)]
 
+    def free_exchange(self) -> None:
+        """Free the exchange lock where a signal's exception left it with this thread, which exchanges no more."""
+        with contextlib.suppress(RuntimeError):
+            while True:
+                self.exchange_lock.release()
+
     # Serving the event loops
 
     async def serve(self, job: Job[T]) -> T:
@@ -121,6 +128,8 @@ class Wire:
         Cancellation: a job still in line is withdrawn and nothing is sent; one that has begun ends on the wire by
         itself, so that no reply is left over, and its result is dropped.
         """
+        if self.closed:
+            raise WireClosed(self.name, job.owner)
         loop = asyncio.get_running_loop()
         party = current_party()
         arbiter = self.arbiter
@@ -229,11 +238,13 @@ class Worker:
     def stop(self, timeout: float) -> None:
         """End the thread after what it was given; wait for that at most ``timeout`` seconds."""
         with self._starting:
-            thread = self._thread
-            if thread is None or self._stopped:
+            if self._stopped:
                 return
             self._stopped = True
+            thread = self._thread
         self._queue.put(None)
+        if thread is None:
+            return
         if thread is not threading.current_thread():
             thread.join(timeout)
 
