@@ -380,12 +380,22 @@ class ElliptecProtocol:
         return Motion(self.address, self.encode("fw" if forward else "bw"), None, self.tolerance_pulses)
 
     def start(self, motion: Motion) -> Conversation[None]:
-        """Start a motion. Its only answer comes when it ends, to whoever listens: the motion has to hear it."""
+        """Start a motion. Its only answer comes when it ends, to whoever listens: the motion has to hear it.
+
+        The status is asked for first: a module repeats its last fault once, and it would be taken for this motion's.
+
+        Raises
+        ------
+        NotReady
+            When the module is still in motion.
+        """
+        if (yield from self.status()) == BUSY:
+            raise self._busy(motion.command, b"%sGS%02X" % (self.address.encode(), BUSY))
         yield Say(motion.command)
 
     def stop(self) -> Conversation[None]:
-        """Stop the motion. The answer comes like that of a motion, to whoever listens."""
-        yield Say(self.encode("st"))
+        """Stop the motion and wait until the module has said that it stands, a fraction of a second."""
+        yield Ask(self.encode("st"), accept=self._is_end_of_motion, repeatable=True)
 
     def look(self, motion: Motion) -> Conversation[Stamped[float] | None]:
         """Ask for the position during a motion; None when the module has no answer but a status.
@@ -558,6 +568,9 @@ class ElliptecProtocol:
             raise SettingNotTaken(name, value, found.value, instrument=self.instrument, command=sent, reply=answer.data)
         return found
 
+    def _is_end_of_motion(self, line: bytes) -> bool:
+        return self._is(line, PositionReply) or self._is(line, StatusReply)
+
     def _question(self, command: bytes, *kinds: type[Reply]) -> Ask:
         return Ask(command, accept=lambda line: self._is(line, *kinds), repeatable=True)
 
@@ -567,7 +580,10 @@ class ElliptecProtocol:
             reply = parse(line)
         except UnexpectedReply:
             return not _CUT.fullmatch(line)
-        return reply.address == self.address and isinstance(reply, kinds)
+        if reply.address != self.address or not isinstance(reply, kinds):
+            return False
+        # That all is well is no answer to a question for a value: it is the late word of something else.
+        return not isinstance(reply, StatusReply) or len(kinds) == 1 or reply.code != OK
 
     def _parsed(self, command: bytes, line: bytes) -> Reply:
         try:

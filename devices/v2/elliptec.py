@@ -112,6 +112,9 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
     def stop(self) -> None:
         """Stop the motion; from any thread, before everybody else on the wire."""
         self.dialogue.hold(self.protocol.stop, rank=Rank.URGENT)
+        motion = self._motion
+        if motion is not None:
+            motion.doubtful = True
 
     def _complete(self, motion: Motion, target: float) -> None:
         deadline = time.monotonic() + self.options.move_timeout

@@ -179,9 +179,19 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
         PositionRefused
             When the position is outside of the limits; nothing is sent then.
         """
-        status = super().move(position, timeout=timeout, moved_cb=moved_cb)
-        self._reset_sub(self._SUB_REQ_DONE)
+        self.check_value(position)
+        # A failing MoveStatus would stop the device, and with it the motion that has replaced the failed one.
+        status = MoveStatus(
+            self,
+            position,
+            timeout=self.timeout if timeout is None else timeout,
+            settle_time=self.settle_time,
+            call_stop_on_failure=False,
+        )
+        if moved_cb is not None:
+            status.add_callback(partial(moved_cb, obj=self))
         motion = _Motion(float(position), status)
+        status.add_callback(lambda ended: self._halt_failed(motion, ended))
         with self._motion_lock:
             previous, self._motion = self._motion, motion
         if previous is not None and previous.request_halt(False, f"a new target {position:g} was set"):
@@ -205,6 +215,10 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
             if not success:
                 self._halt_in_background()
         elif motion.request_halt(success, "it was stopped"):
+            self._halt_in_background()
+
+    def _halt_failed(self, motion: _Motion, status: MoveStatus) -> None:
+        if not status.success and self._motion is motion and motion.request_halt(False, "it took too long"):
             self._halt_in_background()
 
     def _run(self, motion: _Motion) -> None:

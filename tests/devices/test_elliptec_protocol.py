@@ -68,6 +68,8 @@ def test_replies_of_other_modules_and_buttons_are_left_to_others():
     question = next(unit().position())
     assert question.accept(b"2PO00000000")
     assert not question.accept(b"3PO00000000")
+    assert not question.accept(b"2GS00")
+    assert question.accept(b"2GS02")
     assert not question.accept(b"2BO00000000")
     assert not question.accept(b"2IN0E1140051720231701016800023000")
     assert question.accept(b"?%GARBAGE")
@@ -110,7 +112,7 @@ def test_address_is_one_hexadecimal_digit(address):
 def start(target: float = 90.0) -> tuple[elliptec.ElliptecProtocol, elliptec.Motion]:
     protocol = unit()
     motion = protocol.move(target)
-    hold(protocol.start(motion), (b"2ma" + to_signed_hex(protocol.to_pulses(target), 8), None))
+    hold(protocol.start(motion), (b"2gs", b"2GS0C"), (b"2ma" + to_signed_hex(protocol.to_pulses(target), 8), None))
     return protocol, motion
 
 
@@ -183,13 +185,19 @@ def test_motion_fails_with_the_text_of_the_status(code, text):
 def test_homing_and_stop():
     protocol = unit()
     motion = protocol.home()
-    hold(protocol.start(motion), (b"2ho0", None))
+    hold(protocol.start(motion), (b"2gs", b"2GS00"), (b"2ho0", None))
     motion.hear(b"2PO00000000")
     assert motion.arrived
-    hold(protocol.start(protocol.home(clockwise=False)), (b"2ho1", None))
-    hold(protocol.start(protocol.jog()), (b"2fw", None))
-    hold(protocol.start(protocol.jog(forward=False)), (b"2bw", None))
-    assert hold(protocol.stop(), (b"2st", None)) is None
+    for motion in (protocol.home(clockwise=False), protocol.jog(), protocol.jog(forward=False)):
+        hold(protocol.start(motion), (b"2gs", b"2GS00"), (motion.command, None))
+    for answer in (b"2GS00", b"2PO00004600"):
+        assert hold(protocol.stop(), (b"2st", answer)) is None
+
+
+def test_module_still_in_motion_is_not_started():
+    protocol = unit()
+    with pytest.raises(NotReady, match="the module is busy"):
+        hold(protocol.start(protocol.move(10)), (b"2gs", b"2GS09"))
 
 
 @given(st.floats(min_value=-360, max_value=360))
