@@ -24,11 +24,15 @@ from coexistence.errors import (
 from coexistence.line_settings import LineSettings
 from coexistence.resources import Guards, SharedResources, Waiting, WireUse
 from coexistence.serial_port import SerialPortPool, SharedSerialPort
+from coexistence.visa_blocks import BlockError, block_end, block_payload, make_block
+from coexistence.visa_manager import VisaSessionManager, VisaStatistics
+from coexistence.visa_session import TextReply, VisaGuard, VisaSessionHandle
 from coexistence.wire_statistics import LogEntry, OwnerStatistics, WireStatistics
 
 __all__ = [
     "AcquireTimeout",
     "Arbiter",
+    "BlockError",
     "Channel",
     "CoexistenceError",
     "CommandTimeout",
@@ -55,6 +59,11 @@ __all__ = [
     "SerialPortPool",
     "SharedResources",
     "SharedSerialPort",
+    "TextReply",
+    "VisaGuard",
+    "VisaSessionHandle",
+    "VisaSessionManager",
+    "VisaStatistics",
     "Waiting",
     "WireClosed",
     "WireDisconnected",
@@ -62,4 +71,7 @@ __all__ = [
     "WireStatistics",
     "WireUse",
     "WouldDeadlock",
+    "block_end",
+    "block_payload",
+    "make_block",
 ]
