@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from .directory import RUNS_KEY, CatalogState, DataDirectory
@@ -132,6 +132,7 @@ def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlue
     began = time.monotonic()
     try:
         root = from_uri(f"{url}/api/v1", api_key=directory.read_key(), trust_env=False)
+        root = root.new_variation(structure_clients=_private_copy(root.structure_clients))
         while True:
             with contextlib.suppress(KeyError):
                 catalog: CatalogOfBlueskyRuns = root[RUNS_KEY]
@@ -152,6 +153,26 @@ def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlue
             # The original error's text holds the address, and with it possibly the key.
             raise KeyRejected(directory.root, directory.key_file) from None
         raise
+
+
+def _private_copy(structure_clients: Any) -> Any:
+    """Return tiled's table of client classes as one that really is copied when it is copied.
+
+    The older faces of a catalog, ``v1`` and ``v2``, exchange classes in what they take for a copy of their own;
+    it is not one, and from then on every run read in this process would have the older face.
+    """
+    from tiled.utils import OneShotCachedMap
+
+    class PrivateClients(OneShotCachedMap[str, Any]):  # type: ignore[misc]
+        def __copy__(self) -> PrivateClients:
+            own = PrivateClients()
+            state: Any = self.__getstate__()
+            own.__setstate__(dict(state))
+            return own
+
+    own = PrivateClients()
+    own.__setstate__(dict(structure_clients.__getstate__()))
+    return own
 
 
 def wait_delivered(data_dir: str | os.PathLike[str], uid: str, timeout: float = 30.0) -> None:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .directory import RUNS_KEY, CatalogPhase, CatalogState, DataDirectory
+from .directory import REPLAYED, RUNS_KEY, CatalogPhase, CatalogState, DataDirectory
 from .errors import DataDirectoryError, JournalCorrupt
 from .journal import JournalTail, compress_journal
-from .launch import leases_held, module_command, start_daemon
+from .launch import leases_held, module_command, open_log, start_daemon
 from .locking import FileLock, is_locked
 
 if TYPE_CHECKING:
@@ -34,7 +34,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("catalog.daemon")
 
 POLL_INTERVAL_S = 0.2
-"""How often journals and leases are looked at."""
+"""How often the leases and the server are looked at."""
+
+DELIVERY_INTERVAL_S = 0.4
+"""Time between two batches of a run that goes on: what is emitted is visible within a second."""
+
+NICENESS = 5
+"""The scan that is being recorded comes first."""
 
 REPLY_TIMEOUT_S = 120.0
 """A server that leaves a request unanswered for longer is taken for hung and started again."""
@@ -44,7 +50,6 @@ DRAFT_PATIENCE_S = 60.0
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 STARTS_BEFORE_FAILED = 2
-LONGEST_LOG_BYTES = 5 * 2**20
 
 
 class ServerProcess:
@@ -116,8 +121,7 @@ class ServerProcess:
 
     def _start(self) -> None:
         descriptor = self._socket.fileno()
-        _limit_log(self.directory.server_log)
-        with open(self.directory.server_log, "ab") as log:
+        with open_log(self.directory.server_log) as log:
             self._process = subprocess.Popen(
                 module_command("catalog.server", self.directory.root, descriptor),
                 stdin=subprocess.PIPE,
@@ -174,6 +178,7 @@ class Deliveries(threading.Thread):
         self._problems: dict[Path, ReportedProblem] = {}
         self._damaged: set[Path] = set()
         self._begins: dict[Path, float] = {}
+        self._trouble = ""
         self._ending = threading.Event()
 
     def end(self, timeout: float) -> None:
@@ -186,6 +191,9 @@ class Deliveries(threading.Thread):
         # The imports take seconds and run while the server starts.
         from . import delivery  # noqa: F401
 
+        for note in self.directory.journals.glob("*.problem"):
+            note.unlink()  # every run gets a new chance
+        _mend_broken_replays(self.directory)
         container = None
         while not self._ending.is_set():
             if container is None:
@@ -204,7 +212,7 @@ class Deliveries(threading.Thread):
                     break
                 busy = busy or outcome
             if not busy:
-                self._ending.wait(POLL_INTERVAL_S)
+                self._ending.wait(DELIVERY_INTERVAL_S)
 
     def _look_for_work(self, now: float | None = None) -> list[Path]:
         """Return the journals to deliver, oldest first."""
@@ -235,8 +243,11 @@ class Deliveries(threading.Thread):
             if RUNS_KEY not in root:
                 root.create_container(key=RUNS_KEY, specs=[Spec("CatalogOfBlueskyRuns", "3.0")])
             return root[RUNS_KEY]
-        except Exception:
-            logger.exception("The server does not let the daemon in")
+        except Exception as error:
+            # The text of an HTTP error holds the address, never the key, which goes in a header.
+            if (trouble := f"{type(error).__name__}: {error}") != self._trouble:
+                logger.error("The server does not let the daemon in: %s", trouble)
+            self._trouble = trouble
             self._ending.wait(1.0)
             return None
 
@@ -257,7 +268,6 @@ class Deliveries(threading.Thread):
                 run.finish()
                 del self._runs[path]
                 logger.info("Run %s is delivered", run.uid)
-                busy = True
             self._problems.pop(path, None)
             return busy
         except httpx.TransportError as error:
@@ -306,6 +316,18 @@ def _undelivered(directory: DataDirectory) -> list[Path]:
                     if age > DRAFT_PATIENCE_S and not is_locked(entry.path):
                         os.unlink(entry.path)
     return found
+
+
+def _mend_broken_replays(directory: DataDirectory) -> None:
+    """Give delivered journals their names back whose replay was killed halfway."""
+    for folder in directory.delivered_folders():
+        for kept in folder.glob(f"*.jsonl.gz{REPLAYED}"):
+            delivered = kept.with_name(kept.name.removesuffix(REPLAYED))
+            undelivered = directory.journals / delivered.name.removesuffix(".gz")
+            if undelivered.exists():
+                kept.unlink()
+            else:
+                kept.rename(delivered)
 
 
 def _start_time(path: Path) -> float:
@@ -388,12 +410,6 @@ def _listen(directory: DataDirectory) -> socket.socket:
     raise DataDirectoryError(directory.root, "No port is free on the loopback interface.")
 
 
-def _limit_log(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > LONGEST_LOG_BYTES:
-            path.replace(path.with_name(path.name + ".1"))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the daemon of one data directory; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m catalog.daemon", description=__doc__)
@@ -413,6 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lock = FileLock(directory.daemon_lock)
     if not lock.acquire():
         return 0
+    os.nice(NICENESS)
     daemon = CatalogDaemon(directory)
     daemon.run()
     lock.release()

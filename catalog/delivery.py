@@ -79,7 +79,7 @@ class RunDelivery:
         self._promoted: dict[tuple[str, str], str] = {}
 
     def step(self, runs: Any) -> bool:
-        """Deliver what is new in the journal; return whether there was anything.
+        """Deliver what is new in the journal; return whether more is waiting already.
 
         Parameters
         ----------
@@ -98,9 +98,11 @@ class RunDelivery:
             self._writer = RunWriter(runs, self.directory, self._promoted)
             self._normalizer = RunNormalizer()
             self._normalizer.subscribe(self._writer)
+        begin = self._tail.offset
         documents = self._tail.read(BATCH_BYTES)
         if not documents:
             documents = self._documents_of_dead_session()
+        more = self._tail.offset - begin >= BATCH_BYTES
         try:
             for name, document in documents:
                 self._deliver(name, document)
@@ -110,7 +112,8 @@ class RunDelivery:
             logger.info("Run %s is written again: %s", self.uid, change)
             self._promoted[change.stream, change.column] = change.promoted
             self.restart()
-        return bool(documents)
+            more = True
+        return more
 
     def restart(self) -> None:
         """Forget how far this run is; the next step begins again."""

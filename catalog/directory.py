@@ -16,6 +16,9 @@ from .errors import DataDirectoryError
 RUNS_KEY = "runs"
 """Name of the container of runs on the server."""
 
+REPLAYED = ".replayed"
+"""Ending of a delivered journal while it is put back among the undelivered ones."""
+
 CatalogPhase = Literal["starting", "ready", "restarting", "failed", "stopping"]
 
 

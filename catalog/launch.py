@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from .directory import DataDirectory
 from .locking import FileLock, is_locked
+
+LONGEST_LOG_BYTES = 5 * 2**20
 
 _started: dict[DataDirectory, subprocess.Popen[bytes]] = {}
 _joined: dict[DataDirectory, SessionLease] = {}
@@ -124,7 +126,7 @@ def failed_start(directory: DataDirectory) -> int | None:
 
 def start_daemon(directory: DataDirectory) -> subprocess.Popen[bytes]:
     """Start a daemon process; a second one ends by itself at once."""
-    with open(directory.daemon_log, "ab") as log:
+    with open_log(directory.daemon_log) as log:
         return subprocess.Popen(
             module_command("catalog.daemon", directory.root),
             stdin=subprocess.DEVNULL,
@@ -133,6 +135,13 @@ def start_daemon(directory: DataDirectory) -> subprocess.Popen[bytes]:
             cwd=directory.root,
             start_new_session=True,
         )
+
+
+def open_log(path: Path) -> IO[bytes]:
+    """Open a log to be continued, putting a long one aside first."""
+    if path.exists() and path.stat().st_size > LONGEST_LOG_BYTES:
+        path.replace(path.with_name(path.name + ".1"))
+    return open(path, "ab")
 
 
 def module_command(module: str, *arguments: str | Path | int) -> list[str]:

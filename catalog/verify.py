@@ -155,8 +155,7 @@ def _events_by_stream(documents: Iterable[tuple[str, Document]]) -> dict[str, li
 def _unpack(page: Document) -> Iterable[Document]:
     from event_model import unpack_event_page
 
-    events: Iterable[Document] = unpack_event_page(page)
-    return events
+    return unpack_event_page(page)  # type: ignore[arg-type]
 
 
 def as_stored(value: Any) -> Any:

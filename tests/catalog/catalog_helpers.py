@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from catalog import CatalogSession
+from catalog import CatalogSession, original_documents
 from catalog.directory import CatalogState, DataDirectory
 from catalog.encoding import decode
+from catalog.verify import compare_run
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
@@ -31,6 +32,17 @@ def state_of(session: CatalogSession) -> CatalogState:
     state = CatalogState.read(session.directory)
     assert state is not None
     return state
+
+
+def assert_all_there(session: CatalogSession, uid: str, emitted: list[tuple[str, dict[str, Any]]]) -> None:
+    """Check that the journal begins with everything emitted, and the catalog holds the journal exactly once."""
+    session.wait_delivered(uid, timeout=60.0)
+    recorded = original_documents(session.directory.root, uid)
+    # A killed session may have recorded one document that it did not get to tell.
+    assert [repr(each) for each in recorded[: len(emitted)]] == [repr(each) for each in emitted]
+    catalog = session.catalog(wait=60.0)
+    assert list(catalog).count(uid) == 1
+    assert compare_run(session.directory.root, catalog[uid]) == []
 
 
 def alive(pid: int) -> bool:

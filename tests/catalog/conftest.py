@@ -1,4 +1,4 @@
-"""What the catalog's tests share: a RunEngine, data directories, one served catalog per module."""
+"""What the catalog's tests share: a RunEngine, data directories, one served catalog."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def data_dir(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogSession]:
-    """A session whose catalog server runs, for a whole module."""
+    """A session whose catalog server runs, for all tests: it takes seconds to start."""
     session = CatalogSession(tmp_path_factory.mktemp("served") / "data")
     session.catalog(wait=60.0)
     yield session

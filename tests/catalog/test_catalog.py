@@ -17,7 +17,7 @@ from bluesky.plans import count, scan
 from bluesky_tiled_plugins.queries import TimeRange
 from catalog_helpers import alive, state_of, wait_until
 from ophyd.sim import SynAxis, SynGauss, SynSignal
-from tiled.queries import Key
+from tiled.queries import FullText, Key
 
 from catalog import (
     CatalogTimeout,
@@ -26,6 +26,7 @@ from catalog import (
     KeyRejected,
     NoCatalog,
     UnknownRun,
+    maintenance,
     open_catalog,
     original_documents,
     shut_down,
@@ -91,10 +92,11 @@ def test_old_scripts_work_through_the_broker(RE, served, devices):
     table = db[-1].table()
     assert list(table["motor"]) == [-1, 0, 1]
     assert [header.start["uid"] for header in db(campaign="broker")] == [uid]
+    assert set(served.catalog()[-1]["primary"]) >= {"motor", "det"}  # the newer face is not replaced by it
 
 
 def test_a_run_appears_while_it_goes_on(RE, served, devices):
-    motor, det = devices
+    _, det = devices
     seen = {}
 
     @bpp.run_decorator(md={"plan_name": "watched"})
@@ -293,9 +295,7 @@ def test_waiting_for_an_unknown_run_fails_at_once(served):
         wait_delivered(served.directory.root, "nowhere")
 
 
-def test_waiting_for_a_run_that_goes_on_ends_in_time(RE, served, devices):
-    _, det = devices
-
+def test_waiting_for_a_run_that_goes_on_ends_in_time(RE, served):
     @bpp.run_decorator()
     def plan():
         uid = RE._run_bundlers[None]._run_start_uid
@@ -316,6 +316,53 @@ def test_a_place_without_a_catalog_is_named(tmp_path):
 
 
 def test_an_unreadable_place_is_named(served, monkeypatch):
-    monkeypatch.setattr("catalog.directory.os.access", lambda path, mode: False)
+    monkeypatch.setattr("catalog.directory.os.access", lambda *_: False)
     with pytest.raises(DataDirectoryError, match="may not be read and written by you"):
         open_catalog(served.directory.root)
+
+
+def test_full_text_finds_what_the_metadata_says(RE, served, devices):
+    _, det = devices
+    uid = record(RE, served, count([det]), purpose="measure the unmistakable gadolinium line")
+    assert list(served.catalog().search(FullText("gadolinium"))) == [uid]
+
+
+def test_status_tells_how_things_stand(RE, served, devices):
+    _, det = devices
+    seen = []
+
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.trigger_and_read([det])
+        seen.append(maintenance.status(served.directory.root))
+
+    uid = record(RE, served, plan())
+    assert seen[0].open_runs == [uid]
+    assert seen[0].daemon.phase == "ready"
+    assert seen[0].sessions >= 1
+    after = maintenance.status(served.directory.root)
+    assert (after.open_runs, after.waiting_runs, after.problems, after.kept) == ([], [], {}, False)
+    assert after.delivered_runs == seen[0].delivered_runs + 1
+    with pytest.raises(NoCatalog):
+        maintenance.status(served.directory.root / "nothing")
+
+
+def test_verify_and_replay_mend_the_catalog(RE, served, devices):
+    _, det = devices
+    damaged = record(RE, served, count([det], 2))
+    lost = record(RE, served, count([det], 3))
+    whole = record(RE, served, count([det]))
+    root = served.directory.root
+    catalog = served.catalog()
+    catalog[damaged].update_metadata({"start": {**catalog[damaged].metadata["start"], "plan_name": "other"}})
+    catalog.delete_contents(lost, recursive=True, external_only=False)
+    found = {uid: [str(each) for each in differences] for uid, differences in maintenance.verify(root)}
+    assert found[damaged] == ["start: plan_name: emitted 'count', stored 'other'"]
+    assert len(found[lost]) == 1
+    assert found[whole] == []
+    assert maintenance.replay(root, [lost, whole]) == [lost, whole]
+    assert maintenance.replay(root, [damaged[:12]], rewrite=True) == [damaged]
+    for uid in (damaged, lost, whole):
+        served.wait_delivered(uid)
+    assert [differences for _, differences in maintenance.verify(root, [damaged, lost, whole])] == [[], [], []]
+    leave_daemon(root)

@@ -128,7 +128,7 @@ def test_a_line_is_one_line_of_json():
 
 
 def test_enumerations_are_stored_as_the_value_they_equal():
-    class Mode(str, enum.Enum):
+    class Mode(enum.StrEnum):
         FAST = "fast"
 
     assert round_trip(Mode.FAST) == Mode.FAST

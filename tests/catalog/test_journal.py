@@ -336,7 +336,7 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path):
 def test_an_unreadable_directory_is_refused(data_dir, monkeypatch):
     Journal(data_dir).close()
     # Root may read everything, so the system's answer is given here in its place.
-    monkeypatch.setattr("catalog.directory.os.access", lambda path, mode: path != data_dir.resolve() / "journal")
+    monkeypatch.setattr("catalog.directory.os.access", lambda path, _: path != data_dir.resolve() / "journal")
     with pytest.raises(DataDirectoryError, match=r"journal may not be read and written by you"):
         Journal(data_dir)
 

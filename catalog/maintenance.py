@@ -1,0 +1,171 @@
+"""Look after a catalog: how it stands, whether it equals the journals, writing runs again from them."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .client import open_catalog
+from .directory import REPLAYED, CatalogState, DataDirectory, uid_of_journal
+from .errors import NoCatalog
+from .journal import find_journal, sync_descriptor, sync_folder
+from .launch import daemon_runs, leases_held
+from .locking import is_locked
+from .verify import Difference, compare_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogStatus:
+    """How a catalog stands.
+
+    Attributes
+    ----------
+    daemon : CatalogState or None
+        The daemon's own account; None when none runs.
+    sessions : int
+        Sessions and notebooks that use the catalog.
+    kept : bool
+        Whether it goes on without them.
+    open_runs, waiting_runs : list of str
+        Uids of the runs that go on, and of the finished ones that are not delivered.
+    problems : dict
+        Why a run cannot be delivered, by uid.
+    delivered_runs : int
+        Number of delivered journals.
+    journal_bytes : int
+        Space that all journals take.
+    """
+
+    daemon: CatalogState | None
+    sessions: int
+    kept: bool
+    open_runs: list[str]
+    waiting_runs: list[str]
+    problems: dict[str, str]
+    delivered_runs: int
+    journal_bytes: int
+
+
+def status(data_dir: str | os.PathLike[str]) -> CatalogStatus:
+    """Tell how the catalog of a data directory stands, without starting anything.
+
+    Raises
+    ------
+    NoCatalog
+        No session has ever recorded there.
+    """
+    directory = _existing(data_dir)
+    going_on: list[str] = []
+    waiting: list[str] = []
+    journal_bytes = 0
+    for path in sorted(directory.journals.glob("*.jsonl")):
+        (going_on if is_locked(path) else waiting).append(uid_of_journal(path))
+        journal_bytes += path.stat().st_size
+    delivered = list(_delivered(directory))
+    return CatalogStatus(
+        daemon=CatalogState.read(directory) if daemon_runs(directory) else None,
+        sessions=leases_held(directory),
+        kept=directory.keep_mark.exists(),
+        open_runs=going_on,
+        waiting_runs=waiting,
+        problems={
+            uid_of_journal(note.with_suffix(".jsonl")): note.read_text("utf-8").strip()
+            for note in directory.journals.glob("*.problem")
+        },
+        delivered_runs=len(delivered),
+        journal_bytes=journal_bytes + sum(path.stat().st_size for path in delivered),
+    )
+
+
+def verify(
+    data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None
+) -> Iterator[tuple[str, list[Difference]]]:
+    """Compare delivered runs with their journals; yield each run's uid and what differs.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    uids : iterable of str, optional
+        Uids, or beginnings of uids, of the runs; all by default.
+
+    Raises
+    ------
+    NoCatalog, UnknownRun, JournalCorrupt, CatalogStartFailed, CatalogTimeout
+        What to compare is not there.
+    """
+    directory = _existing(data_dir)
+    catalog = open_catalog(directory.root)
+    paths = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
+    for path in paths:
+        uid = uid_of_journal(path)
+        if uid in catalog:
+            yield uid, compare_run(directory.root, catalog[uid])
+        else:
+            yield uid, [Difference("run", uid, None)]
+
+
+def replay(data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, *, rewrite: bool = False) -> list[str]:
+    """Have delivered runs delivered again from their journals; return their uids.
+
+    Runs that are in the catalog as a whole stay as they are, so this restores what the catalog lacks.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    uids : iterable of str, optional
+        Uids, or beginnings of uids, of the runs; all by default.
+    rewrite : bool
+        Delete the runs from the catalog first. They are then listed as if they were the latest.
+
+    Raises
+    ------
+    NoCatalog, UnknownRun
+        What to replay is not there.
+    """
+    directory = _existing(data_dir)
+    found = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
+    paths = [path for path in found if path.suffix == ".gz"]
+    if rewrite and paths:
+        catalog = open_catalog(directory.root)
+        for uid in map(uid_of_journal, paths):
+            if uid in catalog:
+                catalog.delete_contents(uid, recursive=True, external_only=False)
+    for path in paths:
+        _uncompress(directory, path)
+    return [uid_of_journal(path) for path in paths]
+
+
+def _existing(data_dir: str | os.PathLike[str]) -> DataDirectory:
+    directory = DataDirectory.at(data_dir)
+    if not directory.journals.is_dir():
+        raise NoCatalog(data_dir)
+    directory.create()
+    return directory
+
+
+def _delivered(directory: DataDirectory) -> Iterator[Path]:
+    for folder in directory.delivered_folders():
+        yield from sorted(folder.glob("*.jsonl.gz"))
+
+
+def _uncompress(directory: DataDirectory, path: Path) -> None:
+    target = directory.journals / path.name.removesuffix(".gz")
+    draft = target.with_name(target.name + REPLAYED)
+    with gzip.open(path, "rb") as source, open(draft, "wb") as sink:
+        shutil.copyfileobj(source, sink)
+        sink.flush()
+        sync_descriptor(sink.fileno())
+    times = path.stat()
+    os.utime(draft, ns=(times.st_atime_ns, times.st_mtime_ns))
+    # The compressed form goes first: while both are there, the run counts as delivered.
+    keep = path.with_name(path.name + REPLAYED)
+    path.rename(keep)
+    draft.rename(target)
+    sync_folder(directory.journals)
+    keep.unlink()
