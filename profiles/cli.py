@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, NoReturn, Optional
 
 import typer
 
@@ -50,7 +51,7 @@ def demo(
     """
     from profiles.demo import run_demo
 
-    raise typer.Exit(run_demo(data_dir=data_dir, json_output=json, keep=keep))
+    _finish(lambda: run_demo(data_dir=data_dir, json_output=json, keep=keep))
 
 
 @app.command()
@@ -58,7 +59,7 @@ def shell(config: Configuration = "sim", simulate: Simulate = False, data_dir: D
     """Start IPython with a session: RE, devices, catalog, plans and every device by its name."""
     from profiles.shell import start_shell
 
-    raise typer.Exit(start_shell(config, simulate=simulate, data_dir=data_dir))
+    _finish(lambda: start_shell(config, simulate=simulate, data_dir=data_dir))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
@@ -82,11 +83,12 @@ def run(
     from profiles.run import run_malus, run_script
 
     if target.endswith(".py"):
-        raise typer.Exit(run_script(Path(target), context.args, config=config, simulate=simulate, data_dir=data_dir))
+        arguments = context.args
+        _finish(lambda: run_script(Path(target), arguments, config=config, simulate=simulate, data_dir=data_dir))
     if target != "malus":
         raise typer.BadParameter(f"{target!r} is neither a Python file nor a plan; the plans are: malus")
-    raise typer.Exit(
-        run_malus(
+    _finish(
+        lambda: run_malus(
             power or [],
             rotator,
             start,
@@ -100,7 +102,7 @@ def run(
     )
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a run, no option
 def runs(
     which: Annotated[
         Optional[str],  # noqa: UP045
@@ -114,8 +116,8 @@ def runs(
     from profiles.runs import list_runs, show_run
 
     if which is None:
-        raise typer.Exit(list_runs(data_dir, number, json_output=json))
-    raise typer.Exit(show_run(data_dir, which, json_output=json))
+        _finish(lambda: list_runs(data_dir, number, json_output=json))
+    _finish(lambda: show_run(data_dir, which, json_output=json))
 
 
 @config_app.command("check")
@@ -130,7 +132,7 @@ def config_check(
     """
     from profiles.config_check import check_files
 
-    raise typer.Exit(check_files(files, json_output=json, hardware=hardware))
+    _finish(lambda: check_files(files, json_output=json, hardware=hardware))
 
 
 @catalog_app.command("stop")
@@ -145,25 +147,22 @@ def catalog_stop(data_dir: Annotated[Path, typer.Argument(help="The data directo
 def main() -> None:
     """Run the command; errors that a user can mend are told in a line, without a traceback."""
     try:
-        exit_code = app(standalone_mode=False)
+        app()
     except Exception as error:
-        exit_code = _exit_code_of(error)
-    sys.exit(exit_code or 0)
+        from catalog.errors import CatalogError
+        from coexistence.errors import CoexistenceError
+        from simulators.errors import SimulatorError
+
+        if not isinstance(error, CoexistenceError | CatalogError | SimulatorError):
+            raise
+        print(f"tandem: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
-def _exit_code_of(error: Exception) -> int:
-    import click
-
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
-    if isinstance(error, click.Abort):  # what click makes of Ctrl-C
-        return 130
-    from catalog.errors import CatalogError
-    from coexistence.errors import CoexistenceError
-    from simulators.errors import SimulatorError
-
-    if not isinstance(error, CoexistenceError | CatalogError | SimulatorError):
-        raise error
-    print(f"tandem: {error}", file=sys.stderr)
-    return 1
+def _finish(work: Callable[[], int]) -> NoReturn:
+    """Do the work of a command and end with its exit code; with 130, as shells expect, after Ctrl-C."""
+    try:
+        exit_code = work()
+    except KeyboardInterrupt:
+        exit_code = 130
+    raise typer.Exit(exit_code)

@@ -222,9 +222,11 @@ def facts_of(instrument: Instrument) -> dict[str, Any]:
 
 
 def _identity_of(device: Any) -> str:
-    holder = getattr(device, "driver", device)
-    identity = getattr(holder, "identity", "")
-    return identity if isinstance(identity, str) else ""
+    """Return what the instrument said it is: v2 drivers know it, and the connectors of v4 devices."""
+    for holder in (getattr(device, "driver", None), getattr(device, "_connector", None)):
+        if isinstance(identity := getattr(holder, "identity", None), str):
+            return identity
+    return ""
 
 
 def _version_of(module: str) -> str | None:

@@ -80,8 +80,8 @@ def is_movable(device: Any) -> bool:
 
 
 def is_detector(device: Any) -> bool:
-    """Whether the device can be triggered and read, and does not move."""
-    return isinstance(device, Readable) and isinstance(device, Triggerable) and not is_movable(device)
+    """Whether the device can be read and does not move."""
+    return isinstance(device, Readable) and not is_movable(device)
 
 
 def _measure(devices: list[Any], readings: dict[str, Mapping[str, Any]]) -> Generator[Msg, Any, None]:

@@ -293,7 +293,9 @@ class Session:
         for end in (lambda: self.RE.abort("the session was closed"), self.RE.halt):
             if self.RE.state in ("idle", "panicked"):
                 return
-            # abort() of a paused plan runs its clean-up on the calling thread.
+            # abort() of a paused plan runs its clean-up on the calling thread, with the handlers for Ctrl-C, which
+            # only the main thread may install.
+            self.RE.context_managers = []
             ending = threading.Thread(target=_quietly, args=(end,), name="end plan", daemon=True)
             ending.start()
             deadline = time.monotonic() + ABORT_TIMEOUT_S

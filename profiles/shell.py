@@ -9,6 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
+from profiles.console import say
+from profiles.run import print_failures
 from profiles.session import Session
 
 PLAN_MODULES = {"bp": "bluesky.plans", "bps": "bluesky.plan_stubs", "bpp": "bluesky.preprocessors"}
@@ -97,19 +99,15 @@ def print_banner(session: Session, took_s: float, console: Console) -> None:
     for name, instrument in session.instruments.items():
         config = instrument.config
         if instrument.error is None:
-            console.print(
-                f"  {name:<16} {instrument.generation}  {config.type:<16} {config.wire or '':<24} "
-                f"{instrument.connect_time_s:5.2f} s",
-                markup=False,
-            )
-        else:
-            console.print(f"  {name:<16} not connected: {instrument.error.reason}", markup=False, style="red")
-    console.print(
+            what = f"{instrument.generation}  {config.type:<16} {config.wire or '':<24}"
+            say(console, f"  {name:<16} {what} {instrument.connect_time_s:5.2f} s")
+    print_failures(session, console)
+    say(
+        console,
         f"{session.config.application.name}: {len(session.devices)} of {len(session.instruments)} instruments "
         f"after {took_s:.1f} s; runs go to {session.data_dir}\n"
-        "RE(malus([power], rotator))   catalog[-1]   devices.<tab>   bp, bps, bpp   "
-        "%mov %movr %ct %wa   await device.read()",
-        markup=False,
+        f"Names: {', '.join(shell_names(session))}\n"
+        "Short commands: %mov %movr %ct %wa; await device.read() works too.",
     )
 
 

@@ -1,0 +1,186 @@
+"""The command line as somebody who types it meets it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from catalog import SessionLease, find_journal, read_journal
+from coexistence.config import DualConfig
+from profiles.configuration import find_configuration
+from profiles.simulation import SimulatedBench
+
+# Lines and motion of the simulated bench ten times faster than real ones.
+FAST = {**os.environ, "TANDEM__SIMULATION__TIME_SCALE": "0.1"}
+
+
+def finished(command: list[str], timeout: float = 90, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, **options)
+
+
+def processes_of(data_dir: Path) -> list[str]:
+    """Return the command lines of processes that mention a data directory, this one's ancestors left out."""
+    return [
+        " ".join(process.info["cmdline"])
+        for process in psutil.process_iter(["cmdline"])
+        if str(data_dir) in " ".join(process.info["cmdline"] or ())
+    ]
+
+
+@pytest.mark.server
+@pytest.mark.timeout(150)
+def test_the_demo_finds_what_the_bench_was_set_to_and_leaves_nothing_running(tandem, tmp_path: Path, wait_for):
+    data_dir = tmp_path / "fresh"
+    began = time.monotonic()
+    done = finished(tandem("demo", "--json", "--data-dir", data_dir), timeout=140)
+    took = time.monotonic() - began
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    with SimulatedBench(DualConfig.load(find_configuration("sim"), environment={})) as bench:
+        truth = bench.process.truth()["bench"]
+    assert {"run_uid", "points", "streams", "fit", "max_generation_difference_w", "plot", "duration_s"} <= set(result)
+    assert (result["points"], result["streams"]) == (37, ["primary"])
+    fit = result["fit"]
+    assert fit["angle_deg"] == pytest.approx(truth["angle_deg"], abs=0.5)
+    assert fit["amplitude_w"] == pytest.approx(truth["amplitude_w"], rel=0.02)
+    assert fit["offset_w"] == pytest.approx(truth["offset_w"], abs=0.01 * truth["amplitude_w"])
+    assert fit["r_squared"] > 0.999
+    assert set(result["fits"]) == {"power_v2", "power_v4"}
+    assert 0 < result["max_generation_difference_w"] < 0.02 * truth["amplitude_w"]
+    assert Path(result["plot"]).read_bytes().startswith(b"\x89PNG")
+    assert result["duration_s"] <= took < 90
+    wait_for(lambda: not processes_of(data_dir), timeout=10)
+    documents = list(read_journal(find_journal(data_dir, result["run_uid"])))
+    assert documents[-1][1]["exit_status"] == "success"
+
+
+def test_the_demo_says_something_within_two_seconds_and_stops_in_order_on_ctrl_c(tandem, data_dir: Path, wait_for):
+    with subprocess.Popen(
+        tandem("demo", "--data-dir", data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        began = time.monotonic()
+        first_line = demo.stdout.readline()
+        assert time.monotonic() - began < 2
+        assert "simulated bench" in first_line
+        lines = [first_line]
+        while not lines[-1].lstrip("| ").startswith("5 "):
+            lines.append(demo.stdout.readline())
+            assert lines[-1], "the demo ended before its fifth point"
+        demo.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        output, errors = demo.communicate(timeout=20)
+        assert time.monotonic() - began < 5
+    assert demo.returncode == 130
+    assert "Stopped. The run is closed as aborted; the catalog gets what was measured." in output
+    assert "Traceback" not in output + errors
+    uid = output[output.index("malus ['") :].split("'")[1]
+    documents = list(read_journal(find_journal(data_dir, uid)))
+    assert documents[-1][1]["exit_status"] == "abort"
+    assert [name for name, _ in documents].count("event") >= 5
+    wait_for(lambda: find_journal(data_dir, uid).suffix == ".gz", timeout=30)
+
+
+@pytest.mark.server
+def test_keep_leaves_the_server_up_until_it_is_stopped(tandem, data_dir: Path):
+    """The shared server stands for the kept one: what counts is the mark that tells the daemon to stay."""
+    done = finished(tandem("demo", "--keep", "--data-dir", data_dir), env=FAST)
+    assert done.returncode == 0, done.stderr
+    with SessionLease(data_dir) as lease:
+        assert lease.directory.keep_mark.exists()
+        assert f"stop it with: tandem catalog stop {data_dir}" in done.stdout
+        stopped = finished(tandem("catalog", "stop", data_dir))
+        assert not lease.directory.keep_mark.exists()
+    assert stopped.stdout == "Other sessions use the catalog; it stays until they end.\n"
+    assert "web page          http://127.0.0.1:" in done.stdout
+
+
+def test_help_comes_within_half_a_second(tandem):
+    finished(tandem("--help"))  # the first time compiles
+    began = time.monotonic()
+    done = finished(tandem("--help"))
+    assert time.monotonic() - began < 0.5
+    for command in ("demo", "shell", "run", "runs", "config", "catalog"):
+        assert command in done.stdout
+
+
+def test_a_mistyped_command_is_told(tandem):
+    done = finished(tandem("dmeo"))
+    assert done.returncode == 2
+    assert "No such command 'dmeo'" in done.stderr
+
+
+def test_config_check_accepts_the_profiles_that_come_with_the_project(tandem):
+    for profile in ("sim",):
+        done = finished(tandem("config", "check", "--no-hardware", profile))
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{profile}: nothing is wrong; 4 instruments\n"
+
+
+def test_config_check_tells_all_problems_to_people_and_to_programs(tandem, tmp_path: Path):
+    config = tmp_path / "config.toml"
+    config.write_text('[[v2.instruments]]\nid = "a"\ntype = "Newport1830"\nserial_port = "/dev/a"\n[bench]\n')
+    done = finished(tandem("config", "check", config))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"Unknown type 'Newport1830' of instrument 'a' / did you mean 'Newport1830C'? / {config}:3",
+        f"Unknown section [bench] / known are: application, v2, v4, catalog, simulation / {config}:5",
+    ]
+    done = finished(tandem("config", "check", "--json", config))
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"], len(report["problems"])) == (1, False, 2)
+    assert report["problems"][0]["location"] == f"{config}:3"
+
+
+def test_config_check_looks_for_the_ports(tandem, tmp_path: Path):
+    config = tmp_path / "config.toml"
+    config.write_text('[[v2.instruments]]\nid = "a"\ntype = "Newport1830C"\nserial_port = "/dev/no-such-port"\n')
+    assert finished(tandem("config", "check", "--no-hardware", config)).returncode == 0
+    done = finished(tandem("config", "check", config))
+    assert done.returncode == 1
+    assert "Serial port '/dev/no-such-port' of instrument 'a' does not exist" in done.stderr
+
+
+@pytest.mark.server
+def test_a_plan_runs_from_the_command_line_and_is_listed(tandem, data_dir: Path):
+    done = finished(tandem("run", "malus", "-s", "--power", "power_v4", "--num", "6", "--json", "--data-dir", data_dir))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["points"], list(result["fits"])) == (6, ["power_v4"])
+    listed = json.loads(finished(tandem("runs", "--json", "-n", "1", "--data-dir", data_dir)).stdout)
+    assert [(run["uid"], run["points"], run["exit_status"]) for run in listed] == [(result["run_uid"], 6, "success")]
+    shown = json.loads(finished(tandem("runs", "-1", "--json", "--data-dir", data_dir)).stdout)
+    assert shown["start"]["uid"] == result["run_uid"]
+
+
+def test_a_script_has_the_sessions_names_and_its_own_arguments(tandem, data_dir: Path, tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint(RE.state, devices.hwp is hwp, session.data_dir, sys.argv[1:])\n")
+    done = finished(tandem("run", "--simulate", "--data-dir", data_dir, script, "--", "a", "-b"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"idle True {data_dir} ['a', '-b']\n"
+
+
+def test_what_the_user_can_mend_is_told_without_a_traceback(tandem, tmp_path: Path):
+    done = finished(tandem("runs", "--data-dir", tmp_path / "none"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("tandem: There is no catalog in ")
+    assert "Traceback" not in done.stderr
+    done = finished(tandem("run", "nothing"))
+    told = " ".join(done.stderr.replace("│", "").split())
+    assert "'nothing' is neither a Python file nor a plan; the plans are: malus" in told
+
+
+@pytest.mark.server
+def test_the_example_runs_from_a_clone(repository: Path, tmp_path: Path, data_dir: Path):
+    source = (repository / "examples" / "malus.py").read_text()
+    assert len(source.splitlines()) < 30
+    (tmp_path / "tandem-data").symlink_to(data_dir)
+    done = finished([sys.executable, str(repository / "examples" / "malus.py")], cwd=tmp_path, env=FAST)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["power_v2", "power_v4"]
