@@ -720,6 +720,8 @@ class Arbiter:
         with self._mutex:
             if hold._state is QUEUED:
                 self._leave_line(hold)
+                if hold.mailbox is None:
+                    hold._wake()
                 return True
             return hold._state is not HELD
 
@@ -947,13 +949,14 @@ class Arbiter:
             return
         if root.party is _current_thread():
             root._operations = 0  # what a thread did under its hold is over when it leaves the block
+        elif root._operations:
+            _unlink(root)  # the party may ask again, and waits for itself like anybody else
         if root._state is REVOKED:
             self._pass_on(root)
         if root._state is not HELD:
             return
         if root._operations:
             root._state = RELEASING
-            _unlink(root)  # the party may ask again, and waits for itself like anybody else
             return
         root._state = ENDED
         self._pass_on(root)

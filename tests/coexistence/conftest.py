@@ -1,0 +1,25 @@
+"""Fixtures for tests of wires: an instrument on a pty and the shared port to it."""
+
+from collections.abc import Iterator
+
+import pytest
+from ptys import PtyInstrument
+
+from coexistence import Arbiter, SharedSerialPort
+
+
+@pytest.fixture
+def arbiter() -> Arbiter:
+    return Arbiter("wire")
+
+
+@pytest.fixture
+def instrument(tmp_path) -> Iterator[PtyInstrument]:
+    with PtyInstrument(link=tmp_path / "meter") as instrument:
+        yield instrument
+
+
+@pytest.fixture
+def port(instrument, no_descriptor_left_behind) -> Iterator[SharedSerialPort]:
+    with SharedSerialPort(instrument.path) as port:
+        yield port
