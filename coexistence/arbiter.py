@@ -4,9 +4,12 @@ An :class:`Arbiter` hands ownership to the next in line itself; nobody can grab 
 owner and a time limit. Before anyone waits, the wait-for graph over all arbiters is walked, so that a circle is an
 error for the one who would close it and never a hang.
 
-The uncontended path takes one uncontended ``threading.Lock`` and makes no system call. Signal handlers may raise
-between any two bytecodes of the main thread; every change of state is therefore a step that can be repeated
-(:meth:`Arbiter._advance`), and the ways in and out repeat it when an exception passes.
+The uncontended path takes no lock and makes no system call. Who comes claims the wire's one slot by inserting itself
+(``dict.setdefault``); who goes claims its own end by taking itself out of ``_held`` (``dict.pop``): both are atomic.
+Everything else happens under the mutex, and whoever ends a hold from outside must win the same claim first.
+
+Signal handlers may raise between any two bytecodes of the main thread; every change of state is therefore a step that
+can be repeated (:meth:`Arbiter._advance`), and the ways in and out repeat it when an exception passes.
 """
 
 from __future__ import annotations
@@ -82,6 +85,7 @@ class State(IntEnum):
 
 
 NEW, QUEUED, HELD, RELEASING, REVOKED, ENDED = State
+_HOLDING = frozenset((HELD, RELEASING, REVOKED))
 _NORMAL = Rank.NORMAL
 
 _held: dict[Party, Hold] = {}
@@ -257,20 +261,22 @@ class Hold:
             _threads.get(_ident()) or _current_thread() if loop is None else _current_task(loop) or _current_thread()
         )
         arbiter = self._arbiter
-        outer = _held.get(party)
         try:
-            if outer is None:
-                with arbiter._mutex:
-                    if arbiter._holder is None and arbiter._closed is None:
-                        arbiter._holder = _held[party] = self._root = self
-                        self._state = HELD
-                        self._depth = 1
-                        self._outer = None
-                        self.party = party
-                        self._entered = True
-                        self._acquired_at = perf_counter()
-                        return self
-            arbiter._acquire_blocking(self, party, loop, outer)
+            if (
+                party not in _held
+                and not arbiter._length
+                and not self._entered
+                and arbiter._slot.setdefault(None, self) is self
+            ):
+                self.party = party
+                self._root = _held[party] = self
+                self._depth = 1
+                self._outer = None
+                self._acquired_at = perf_counter()
+                self._entered = True
+                self._state = HELD
+                return self
+            arbiter._acquire_blocking(self, party, loop, _newest(party))
         except GuardNotHeld:
             raise  # in use already, by this party or another: there is nothing to undo
         except BaseException:
@@ -288,23 +294,26 @@ class Hold:
         try:
             if exc_type is not None:
                 self._left_by_exception()
-            with arbiter._mutex:
-                if (
-                    self._root is not self
-                    or self._depth != 1
-                    or self._operations
-                    or self._state is not HELD
-                    or self._outer is not None
-                    or _held.get(self.party) is not self
-                ):
-                    arbiter._leave(self)
-                    return
+            if (
+                self._root is self
+                and self._depth == 1
+                and not self._operations
+                and self._outer is None
+                and _held.get(self.party) is self
+                and _held.pop(self.party, None) is self
+                and self._state is HELD
+            ):
                 self._state = ENDED
                 self._entered = False
-                del _held[self.party]
-                arbiter._holder = None
+                if not arbiter._length:
+                    del arbiter._slot[None]
                 if arbiter._length:
-                    arbiter._advance()
+                    with arbiter._mutex:
+                        arbiter._vacate(self)
+            else:
+                with arbiter._mutex:
+                    arbiter._leave(self)
+                return
             samples = arbiter._samples
             samples += (self.owner, self.waited, perf_counter() - self._acquired_at)
             if len(samples) > _SAMPLE_BATCH:
@@ -317,22 +326,22 @@ class Hold:
         loop = asyncio.get_running_loop()
         party: Party = _current_task(loop) or _current_thread()
         arbiter = self._arbiter
-        outer = _held.get(party)
         try:
-            if outer is None:
-                with arbiter._mutex:
-                    if arbiter._holder is None and arbiter._closed is None:
-                        arbiter._holder = self
-                        self._state = HELD
-                        self._root = self
-                        self._depth = 1
-                        self._outer = None
-                        self.party = party
-                        self._entered = True
-                        _held[party] = self
-                        self._acquired_at = perf_counter()
-                        return self
-            await arbiter._acquire_async(self, party, loop, outer)
+            if (
+                party not in _held
+                and not arbiter._length
+                and not self._entered
+                and arbiter._slot.setdefault(None, self) is self
+            ):
+                self.party = party
+                self._root = _held[party] = self
+                self._depth = 1
+                self._outer = None
+                self._acquired_at = perf_counter()
+                self._entered = True
+                self._state = HELD
+                return self
+            await arbiter._acquire_async(self, party, loop, _newest(party))
         except GuardNotHeld:
             raise  # in use already, by this party or another: there is nothing to undo
         except BaseException:
@@ -419,6 +428,30 @@ def _wrong_request(owner: object, timeout: object, rank: object, max_hold: objec
     return ConfigError(f"max_hold must be above 0 and at most {LONGEST_TIMEOUT_S:g} s, or None, not {max_hold!r}")
 
 
+def _newest(party: Party) -> Hold | None:
+    """Return the party's newest hold."""
+    hold = _held.get(party)
+    while hold is not None and hold._state is ENDED:
+        _unlink(hold)
+        hold = _held.get(party)
+    return hold
+
+
+def _claim_end(hold: Hold) -> bool:
+    """Win the right to end a hold from its party, which claims it by taking the hold out of ``_held``."""
+    party = hold.party
+    if _held.get(party) is hold:
+        taken = _held.pop(party, None)
+        if taken is hold:
+            if hold._outer is not None:
+                _held.setdefault(party, hold._outer)
+            return True
+        if taken is not None:
+            _held.setdefault(party, taken)  # the party has gone on to another wire between the two steps
+        return False
+    return any(each is hold for each in holds_of(party))
+
+
 def _unlink(hold: Hold) -> None:
     """Take a hold out of its party's chain, wherever it stands there."""
     party = hold.party
@@ -502,7 +535,7 @@ class Arbiter:
         self._on_samples = on_samples
         self._on_revoked = on_revoked
         self._mutex = threading.Lock()
-        self._holder: Hold | None = None
+        self._slot: dict[None, Hold] = {}  # the holder, when there is one
         self._lines: tuple[deque[Hold], deque[Hold], deque[Hold]] = (deque(), deque(), deque())
         self._length = 0
         self._unnotified: Hold | None = None
@@ -532,10 +565,11 @@ class Arbiter:
     @property
     def holder(self) -> Hold | None:
         """Who owns the wire now; a holder that died is noticed here."""
-        if self._holder is not None:
+        if self._slot:
             with self._mutex:
                 self._reap()
-        return self._holder
+        holder = self._slot.get(None)
+        return holder if holder is not None and holder._state in _HOLDING else None
 
     @property
     def queue(self) -> list[Hold]:
@@ -544,7 +578,7 @@ class Arbiter:
             return [hold for line in self._lines for hold in line]
 
     def __len__(self) -> int:
-        return self._length
+        return max(self._length, 0)
 
     def revoke(self, owner: str | None = None, reason: str = "it was revoked") -> bool:
         """End the present hold (of ``owner`` only, when given); its next use raises :class:`GuardRevoked`.
@@ -553,11 +587,10 @@ class Arbiter:
         Returns whether there was such a hold.
         """
         with self._mutex:
-            hold = self._holder
-            if hold is None or hold._state is REVOKED or (owner is not None and hold.owner != owner):
+            hold = self._slot.get(None)
+            if hold is None or (owner is not None and hold.owner != owner):
                 return False
-            self._end_from_outside(hold, reason)
-            return True
+            return self._end_from_outside(hold, reason)
 
     def close(self, error: Callable[[str], BaseException]) -> None:
         """End the line: all who wait, and all who ask later, get ``error(owner)``; the holder is revoked."""
@@ -573,9 +606,9 @@ class Arbiter:
                     else:
                         hold._wake()
                 line.clear()
-            self._length = 0
-            holder = self._holder
-            if holder is not None and holder._state is not REVOKED:
+            self._recount()
+            holder = self._slot.get(None)
+            if holder is not None:
                 self._end_from_outside(holder, "the wire was closed")
             self._mailboxes.clear()
 
@@ -617,7 +650,7 @@ class Arbiter:
         """
         loop = _running_loop()
         party = current_party()
-        outer = _held.get(party)
+        outer = _newest(party)
         if outer is not None:
             self._check_order(hold, outer)
         hold.server = server
@@ -705,7 +738,7 @@ class Arbiter:
         """
         hold.server = server
         hold._wake = wake
-        outer = _held.get(party)
+        outer = _newest(party)
         if outer is not None:
             self._check_order(hold, outer)
         try:
@@ -810,7 +843,7 @@ class Arbiter:
             if self._closed is not None:
                 raise self._closed(hold.owner)
             self._reap()
-            if self._holder is None and (lonely or not hold.served):
+            if (lonely or not hold.served) and not self._length and self._slot.setdefault(None, hold) is hold:
                 self._grant(hold, started)
                 if hold.served:
                     self._notify(hold)
@@ -824,7 +857,7 @@ class Arbiter:
                 if self._closed is not None:
                     self._drop_wait(party)
                     raise self._closed(hold.owner)
-                if self._holder is not None and hold.timeout == 0.0:
+                if self._slot and hold.timeout == 0.0:
                     self._drop_wait(party)
                     raise self._late(hold)
                 hold._root = hold
@@ -832,8 +865,9 @@ class Arbiter:
                 self._lines[hold.rank].append(hold)
                 self._length += 1
                 self._advance()
-                if self._holder is not None and self._holder is not hold:
-                    self._holder.contended()
+                holder = self._slot.get(None)
+                if holder is not None and holder is not hold:
+                    holder.contended()
             if blocks is None and party not in _held:
                 return False  # nobody waits for a party that holds nothing, so no circle can close here
             try:
@@ -878,7 +912,7 @@ class Arbiter:
         with self._mutex:
             if waiter._state is not QUEUED:
                 return [waiter] if waiter.served and waiter._state is HELD else []
-            holder = self._holder
+            holder = self._slot.get(None)
             ahead = [holder] if holder is not None and holder._state is HELD else []  # others end by themselves
             if not whole_line:
                 return ahead
@@ -890,7 +924,7 @@ class Arbiter:
             return ahead
 
     def _grant(self, hold: Hold, now: float) -> None:
-        """Make a request the holder (mutex held). Every step may be repeated."""
+        """Make a request that has the slot the holder (mutex held). Every step may be repeated."""
         hold._root = hold
         hold._depth = 1
         hold.waited = max(now - (hold.deadline - hold.timeout), 0.0)
@@ -902,7 +936,6 @@ class Arbiter:
         if _held.get(hold.party) is not hold:
             hold._outer = _held.get(hold.party)
             _held[hold.party] = hold
-        self._holder = hold
         hold._state = HELD
 
     def _notify(self, hold: Hold) -> None:
@@ -916,25 +949,34 @@ class Arbiter:
         for line in self._lines:
             while line and line[0]._state is not QUEUED:
                 line.popleft()
-        holder = self._holder
-        if holder is None:
-            for line in self._lines:
-                if line:
-                    holder = line[0]
-                    self._grant(holder, perf_counter())
-                    line.popleft()
-                    self._notify(holder)
-                    break
-        elif holder is self._unnotified:
+        first = next((line[0] for line in self._lines if line), None)
+        if first is not None and not self._slot:
+            self._unnotified = first
+            self._slot.setdefault(None, first)
+        holder = self._slot.get(None)
+        if holder is not None and holder is self._unnotified:
+            if holder._state is QUEUED:
+                self._grant(holder, perf_counter())
+                self._lines[holder.rank].popleft()
             self._notify(holder)
-        self._length = sum(map(len, self._lines))
+        self._recount()
+
+    def _recount(self) -> None:
+        """Bring the line's length up to date; on a closed arbiter it is never 0, so that nobody enters in passing."""
+        self._length = sum(map(len, self._lines)) if self._closed is None else -1
+
+    def _vacate(self, root: Hold) -> None:
+        """Free the slot that an ended hold still has, and hand the wire on (mutex held). May be repeated."""
+        if self._slot.get(None) is root:
+            del self._slot[None]
+        self._advance()
 
     def _leave_line(self, hold: Hold) -> None:
         """Take a waiting request out of the line (mutex held)."""
         hold._state = ENDED
         with contextlib.suppress(ValueError):
             self._lines[hold.rank].remove(hold)
-        self._length = sum(map(len, self._lines))
+        self._recount()
 
     def _leave(self, hold: Hold) -> None:
         """Leave a block other than by the shortest way (mutex held)."""
@@ -952,6 +994,7 @@ class Arbiter:
         elif root._operations:
             _unlink(root)  # the party may ask again, and waits for itself like anybody else
         if root._state is REVOKED:
+            _unlink(root)
             self._pass_on(root)
         if root._state is not HELD:
             return
@@ -968,24 +1011,26 @@ class Arbiter:
             return
         if root._state is RELEASING:
             root._state = ENDED
-        if self._holder is root:
+        if self._slot.get(None) is root:
             _unlink(root)
-            self._holder = None
-            self._advance()
+            self._vacate(root)
 
-    def _end_from_outside(self, hold: Hold, reason: str) -> None:
-        """Revoke a hold (mutex held)."""
+    def _end_from_outside(self, hold: Hold, reason: str) -> bool:
+        """Revoke a hold, unless its party is just ending it itself (mutex held)."""
+        if hold._state is not RELEASING and not (hold._state is HELD and _claim_end(hold)):
+            return False
         hold._reason = reason
         hold._state = REVOKED
         if self._on_revoked is not None:
             self._on_revoked()
         self._pass_on(hold)
+        return True
 
     def _reap(self) -> None:
         """End a hold whose party has died, or that others have waited for longer than it allows (mutex held)."""
-        hold = self._holder
-        if hold is None:
-            return
+        hold = self._slot.get(None)
+        if hold is None or hold._state not in _HOLDING:
+            return  # free, or its party is just entering or leaving
         if hold._state is not HELD:
             self._pass_on(hold)
         elif _party_is_gone(hold.party):
@@ -1020,9 +1065,13 @@ class Arbiter:
             if hold._state is QUEUED:
                 self._leave_line(hold)
             elif hold._state is HELD:
-                if self._holder is hold and not hold._entered:
+                if self._slot.get(None) is hold and not hold._entered:
                     hold._entered = True
                 self._leave(hold)
+            elif self._slot.get(None) is hold and hold._state not in _HOLDING:
+                hold.party = current_party()
+                _unlink(hold)
+                self._vacate(hold)
             self._advance()
         asker = getattr(hold, "_asker", None)
         if asker is not None:
@@ -1032,9 +1081,8 @@ class Arbiter:
         """Finish a release that an exception (a signal's, in the main thread) broke into."""
         with self._mutex:
             root = hold._root
-            if root._state is ENDED and self._holder is root:
-                _unlink(root)
-                self._holder = None
+            if root._state is ENDED:
+                self._vacate(root)
             elif root._state is HELD and hold._entered:
                 self._leave(hold)
             elif root._state in (RELEASING, REVOKED):
@@ -1050,7 +1098,7 @@ class Arbiter:
         return self._closed(hold.owner) if self._closed is not None else self._late(hold)
 
     def _late(self, hold: Hold, *, on_loop: bool = False) -> CoexistenceError:
-        holder = self._holder
+        holder = self._slot.get(None)
         waited = max(perf_counter() - (hold.deadline - hold.timeout), 0.0) if hold.timeout else 0.0
         held_by = holder.owner if holder is not None else None
         if on_loop:
