@@ -251,6 +251,12 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         if self._cached_bytes > BATCH_BYTES:
             self.flush()
 
+    def stop(self, doc: Document) -> None:
+        """Write what is left and then the stop document, which makes the run complete."""
+        # What is flushed is forgotten; the writer's own way out keeps the frames it has announced.
+        self.flush()
+        super().stop(doc)
+
     def flush(self) -> None:
         """Write everything taken so far to the server."""
         self._cached_bytes = 0

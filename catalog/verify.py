@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
 
 from .delivery import as_json
 from .encoding import Document
@@ -70,6 +71,7 @@ def compare_run(data_dir: str | os.PathLike[str], run: Any) -> list[Difference]:
         differences += _compare(name, as_stored(before), after or None)
     differences += _compare_descriptors(emitted, stored)
     differences += _compare_events(emitted, stored)
+    differences += _compare("frames", _frames(_normalized(emitted)), _frames(stored))
     return differences
 
 
@@ -125,6 +127,33 @@ def _compare_events(
             for part in ("seq_num", "time", "data", "timestamps"):
                 differences += _compare(f"{where}: {part}", as_json(mine[part]), its[part])
     return differences
+
+
+def _normalized(documents: Iterable[tuple[str, Document]]) -> list[tuple[str, Document]]:
+    """Return the documents as the catalog's writer gets them: of the present schema."""
+    normalizer = RunNormalizer()
+    present: list[tuple[str, Document]] = []
+    normalizer.subscribe(lambda name, document: present.append((name, document)))
+    for name, document in documents:
+        normalizer(name, document if name in ("event", "event_page") else as_json(document))
+    return present
+
+
+def _frames(documents: Iterable[tuple[str, Document]]) -> dict[str, int]:
+    """Count what lies in external files, by stream and key."""
+    streams: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    frames: dict[str, int] = {}
+    for name, document in documents:
+        if name == "descriptor":
+            streams[document["uid"]] = document["name"]
+        elif name == "stream_resource":
+            keys[document["uid"]] = document["data_key"]
+        elif name == "stream_datum":
+            place = f"{streams[document['descriptor']]} {keys[document['stream_resource']]}"
+            indices = document["indices"]
+            frames[place] = frames.get(place, 0) + indices["stop"] - indices["start"]
+    return frames
 
 
 def _events_by_stream(documents: Iterable[tuple[str, Document]]) -> dict[str, list[Document]]:

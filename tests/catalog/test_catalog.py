@@ -16,7 +16,9 @@ import pytest
 from bluesky.plans import count, scan
 from bluesky_tiled_plugins.queries import TimeRange
 from catalog_helpers import alive, state_of, wait_until
-from ophyd.sim import SynAxis, SynGauss, SynSignal
+from ophyd.sim import SynAxis, SynGauss, SynSignal, hw
+from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
+from ophyd_async.sim import PatternGenerator, SimBlobDetector
 from tiled.queries import FullText, Key
 
 from catalog import (
@@ -163,6 +165,26 @@ def test_arrays_are_never_cut_to_the_type_of_the_first(RE, served):
     run = served.catalog()[uid]
     np.testing.assert_array_equal(run["primary"]["wave"].read(), np.stack(frames))
     assert compare_run(served.directory.root, run) == []
+
+
+def test_files_of_cameras_of_both_generations_are_served(RE, served, tmp_path):
+    old = hw(save_path=str(tmp_path)).img  # resource and datum documents
+    with init_devices():
+        new = SimBlobDetector(StaticPathProvider(UUIDFilenameProvider(), tmp_path), PatternGenerator(), name="new")
+
+    @bpp.stage_decorator([old])
+    @bpp.run_decorator()
+    def old_plan():
+        for _ in range(3):
+            yield from bps.trigger_and_read([old])
+            yield from bps.sleep(0.5)  # announced in several batches
+
+    first = record(RE, served, old_plan())
+    second = record(RE, served, count([new], 3))
+    for uid, key, shape in ((first, "img", (3, 10, 10)), (second, "new", (3, 1, 240, 320))):
+        run = served.catalog()[uid]
+        assert compare_run(served.directory.root, run) == []
+        assert run["primary"][key].read().shape == shape
 
 
 def test_the_streams_of_a_run_stay_apart(RE, served, devices):
