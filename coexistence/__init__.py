@@ -1,5 +1,6 @@
 """Wires and who may use them: arbitration, serial ports, VISA sessions, adoption of foreign drivers."""
 
+from coexistence.adoption import Adoption, ExportedPort, LeaseRules, SharedSerial, adopt
 from coexistence.arbiter import Arbiter, Hold, Rank
 from coexistence.channel import Channel, ConnectionEvent, Guard, Reply
 from coexistence.connection import Connection
@@ -31,6 +32,7 @@ from coexistence.wire_statistics import LogEntry, OwnerStatistics, WireStatistic
 
 __all__ = [
     "AcquireTimeout",
+    "Adoption",
     "Arbiter",
     "BlockError",
     "Channel",
@@ -42,11 +44,13 @@ __all__ = [
     "DeadlockDetected",
     "DeadlockMember",
     "DeviceCache",
+    "ExportedPort",
     "Guard",
     "GuardNotHeld",
     "GuardRevoked",
     "Guards",
     "Hold",
+    "LeaseRules",
     "LineSettings",
     "LockOrderViolation",
     "LogEntry",
@@ -58,6 +62,7 @@ __all__ = [
     "SerialDevice",
     "SerialPortPool",
     "SharedResources",
+    "SharedSerial",
     "SharedSerialPort",
     "TextReply",
     "VisaGuard",
@@ -71,6 +76,7 @@ __all__ = [
     "WireStatistics",
     "WireUse",
     "WouldDeadlock",
+    "adopt",
     "block_end",
     "block_payload",
     "make_block",

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from coexistence.channel import Channel, checked
-from coexistence.errors import ConfigError, Problem
+from coexistence.errors import ConfigError, Problem, WireDisconnected
 from coexistence.line_settings import LineSettings, check_terminator, check_timeout
 from coexistence.serial_transport import check_path, device_path, make_serial_transport
 from coexistence.wire import Wire
 
+if TYPE_CHECKING:
+    from coexistence.adoption.exported_port import ExportedPort
+
 SERIAL_KIND = 0
 """Serial wires come first in the global order of acquisition."""
+
+_open_ports: WeakSet[SharedSerialPort] = WeakSet()
+_open_ports_lock = threading.Lock()
 
 
 class SharedSerialPort(Channel):
@@ -87,11 +95,55 @@ class SharedSerialPort(Channel):
             timeout=timeout,
             late_reply_limit=late_reply_limit,
         )
+        with _open_ports_lock:
+            _open_ports.add(self)
+
+    def export(self, owner: str, *, link: str | None = None, **rules: Any) -> ExportedPort:
+        """Make a virtual port on a pty that any program can open, and whose bytes travel on this wire.
+
+        Parameters
+        ----------
+        owner
+            The program's name to others.
+        link
+            Where to put a symbolic link to the pty, whose own path differs from time to time.
+        rules
+            When its leases end, see :class:`LeaseRules`.
+
+        Returns
+        -------
+        ExportedPort
+            Its ``path`` is what to open; a context manager.
+
+        Raises
+        ------
+        ConfigError
+            A rule cannot be right, there is something else at ``link``, or this system has no ptys.
+        """
+        from coexistence.adoption.exported_port import ExportedPort
+
+        return ExportedPort(self, owner, link=link, **rules)
 
     @property
     def baud_rate(self) -> int:
         """Bits per second."""
         return self.settings.baud_rate
+
+
+def open_ports() -> list[SharedSerialPort]:
+    """Return the shared ports that this process has open, whoever opened them."""
+    with _open_ports_lock:
+        return [port for port in _open_ports if not port.wire.closed]
+
+
+def same_port(port: SharedSerialPort, name: str) -> bool:
+    """Whether a path, a symlink, a USB identity, a URL or a path's last element names this port."""
+    if name in (port.path, os.path.basename(port.path)):
+        return True
+    try:
+        return port.connected and device_path(port.path) == device_path(name)
+    except WireDisconnected:
+        return False
 
 
 class SerialPortPool:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import threading
+from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +31,22 @@ else:
 _USB = re.compile(r"usb:(?P<vendor>[0-9a-fA-F]{4}):(?P<product>[0-9a-fA-F]{4})(?::(?P<serial>[^:/]+))?\Z")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _SLICE_S = 0.02
+_opening = threading.local()
+
+
+@contextlib.contextmanager
+def opening_hardware() -> Iterator[None]:
+    """Mark what this thread opens as the wire's own, not to be redirected to the wire."""
+    _opening.hardware = True
+    try:
+        yield
+    finally:
+        _opening.hardware = False
+
+
+def opens_hardware() -> bool:
+    """Whether this thread is opening the wire's own port."""
+    return getattr(_opening, "hardware", False)
 
 
 def check_path(path: object) -> list[Problem]:
@@ -158,7 +175,8 @@ if _POSIX:
             port = serial.Serial(**self._settings.for_pyserial(), exclusive=True, timeout=0)
             port.port = device
             try:
-                port.open()
+                with opening_hardware():
+                    port.open()
             except (OSError, termios.error) as error:
                 raise self._cannot_open(device, error) from error
             except ValueError as error:
@@ -221,9 +239,10 @@ class PyserialTransport(StreamTransport):
         self.close()
         self._buffer.clear()
         try:
-            self._serial = serial.serial_for_url(
-                device_path(self.name), **self._settings.for_pyserial(), timeout=_SLICE_S, write_timeout=_SLICE_S
-            )
+            with opening_hardware():
+                self._serial = serial.serial_for_url(
+                    device_path(self.name), **self._settings.for_pyserial(), timeout=_SLICE_S, write_timeout=_SLICE_S
+                )
         except OSError as error:
             if isinstance(error, PermissionError) or "PermissionError" in str(error):
                 raise WireInUse(self.name) from error

@@ -1,0 +1,169 @@
+"""Guards for byte streams: what an unmodified driver's writes and reads become on the wire."""
+
+from __future__ import annotations
+
+import errno
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Any, TypeVar
+
+from coexistence.arbiter import Rank
+from coexistence.channel import Channel, Guard, _Exchange
+from coexistence.errors import AcquireTimeout, WireDisconnected
+from coexistence.transport import Ending, Interrupted, Suspect
+
+T = TypeVar("T")
+
+_NOT_THERE = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP)
+"""What the system says of modem lines where there are none, as on ptys."""
+
+SOON_S = 20.0
+"""Longest single wait for bytes, in seconds; who waits longer asks again."""
+
+
+def whatever(buffer: bytes) -> int:
+    """Take what has arrived, as a reply's ending."""
+    return len(buffer)
+
+
+def _nothing(_: bytes) -> bool:
+    """Claim no line."""
+    return False
+
+
+class StreamGuard(Guard):
+    """A guard that sends and receives bytes as they come, without deciding what an answer is.
+
+    Its methods may be called on any thread while the hold lasts, but on one at a time.
+    """
+
+    __slots__ = ()
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """Send all of ``data`` before the deadline, after what must happen before anybody may send.
+
+        Raises
+        ------
+        CommandTimeout
+            Not sent, or only in part (``sent`` tells).
+        WireDisconnected, WireClosed, GuardRevoked
+            As for every exchange.
+        """
+        channel = self._channel
+        exchange = _Exchange(data, max(deadline - perf_counter(), 0.0), None)
+        with self._alone(deadline, exchange):
+            channel._converse(self, exchange, perf_counter(), deadline)
+
+    def receive(self, ending: Ending, deadline: float) -> bytes | None:
+        """Return what ``ending`` asks for; ``None`` at the deadline or when the channel was interrupted."""
+        channel = self._channel
+        transport = channel._transport
+        with self._alone(deadline, _Exchange(b"", 0.0, None)):
+            if not channel._connected:
+                raise channel._disconnected(self.owner)
+            try:
+                return transport.receive(ending, min(deadline, perf_counter() + SOON_S))
+            except Interrupted:
+                channel._check(self)
+                return None
+            except transport.lost as error:
+                channel._lose(error)
+                raise channel._disconnected(self.owner) from error
+
+    def make_ready(self, deadline: float) -> None:
+        """See to it that what arrives now is nobody's late reply, or one that its owner knows for its own."""
+        channel = self._channel
+        exchange = _Exchange(b"", max(deadline - perf_counter(), 0.0), None, _nothing)
+        with self._alone(deadline, exchange):
+            if not channel._ready:
+                channel._make_ready(self, exchange, deadline)
+
+    def with_hardware(self, function: Callable[[Any], T]) -> T:
+        """Run a function with the pyserial object behind the channel, while nobody else uses it.
+
+        Raises
+        ------
+        io.UnsupportedOperation
+            There is none: the channel is no serial port.
+        OSError
+            The port does not have what was asked for.
+        """
+        channel = self._channel
+        transport = channel._transport
+        with self._alone(perf_counter() + SOON_S, _Exchange(b"", 0.0, None)):
+            port = getattr(transport, "_serial", None)
+            if port is None:
+                if not channel._connected:
+                    raise channel._disconnected(self.owner)
+                raise io.UnsupportedOperation(f"{channel.name} is not a serial port of this machine")
+            try:
+                return function(port)
+            except transport.lost as error:
+                if getattr(error, "errno", None) in _NOT_THERE:
+                    raise
+                channel._lose(error)
+                raise channel._disconnected(self.owner) from error
+
+    def hand_to_others(self, line: bytes) -> None:
+        """Give a line that is not this owner's to whoever listens for such."""
+        self._channel._route([line])
+
+    def expect_late(self, question: bytes, terminator: bytes, limit: float, examples: tuple[bytes, ...]) -> None:
+        """Keep a reply that may still come within ``limit`` seconds from the next owner's question."""
+        channel = self._channel
+        channel._ready = False
+        channel._suspect = Suspect(
+            question, self.owner, terminator or whatever, None, perf_counter() + limit, examples=examples
+        )
+
+    @contextmanager
+    def _alone(self, deadline: float, exchange: _Exchange) -> Iterator[None]:
+        lock = self._channel.wire.exchange_lock
+        self.begin_operation()
+        try:
+            if not lock.acquire(timeout=min(max(deadline - perf_counter(), 0.0), SOON_S)):
+                raise self._channel._unsent(self, exchange, "another exchange is on the wire")
+            try:
+                yield
+            finally:
+                lock.release()
+        finally:
+            self.end_operation()
+
+
+class LeaseGuard(StreamGuard):
+    """A guard that a lease's own thread holds on behalf of the driver's thread that asked for it."""
+
+    __slots__ = ()
+
+    served = True
+
+
+class ListeningGuard(StreamGuard):
+    """A guard for listening while nobody else wants the wire; it is given up as soon as somebody does."""
+
+    __slots__ = ("wanted",)
+
+    def __init__(self, channel: Channel, owner: str, timeout: float) -> None:
+        super().__init__(channel, owner, timeout, Rank.BACKGROUND)
+        self.wanted = False
+        """Whether somebody else waits for the wire."""
+
+    def contended(self) -> None:
+        """Give way to whoever has joined the line."""
+        self.wanted = True
+        self._channel.interrupt()
+
+
+@contextmanager
+def explained(channel: Channel, owner: str) -> Iterator[None]:
+    """While the hardware is gone, say so rather than blame who waits ahead."""
+    try:
+        yield
+    except AcquireTimeout as error:
+        if channel.connected:
+            raise
+        disconnected: WireDisconnected = channel._disconnected(owner)
+        raise disconnected from error

@@ -1,0 +1,470 @@
+"""Leases: the wire for a driver that writes and reads as if it were alone.
+
+A write opens a lease. While it lasts, the lease's own thread holds the wire and receives; what comes is the driver's.
+The reply ends it, or the times of :class:`LeaseRules`. The driver's thread only waits: it may die, be interrupted or
+never read, and the lease ends all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final, TypeVar
+
+from coexistence.adoption.guards import LeaseGuard, ListeningGuard, StreamGuard, explained, whatever
+from coexistence.adoption.inbox import Inbox
+from coexistence.adoption.lost_property import lost_property
+from coexistence.adoption.rules import LeaseRules
+from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
+from coexistence.channel import Channel
+from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
+
+T = TypeVar("T")
+
+PAUSE_S: Final = 0.02
+"""A read that got all the bytes it asked for, without a terminator among them, ends the lease when the driver does not
+read on within this time (20 characters at 9600 baud)."""
+
+_EXAMPLES: Final = 8
+_MOMENT_S: Final = 0.001
+_LEAST_TO_SEND_S: Final = 0.05
+"""A write that must not wait for the wire still has this long to hand its bytes to the system."""
+
+
+class Lease:
+    """One unmodified driver's use of a wire, from opening to closing.
+
+    Parameters
+    ----------
+    channel
+        The wire's channel.
+    owner
+        The driver's name to others.
+    rules
+        When leases end.
+    inbox
+        Takes what is received.
+    listens
+        Whether to go on listening after a lease without an answer although nobody is seen to read: for inboxes that
+        cannot know.
+    """
+
+    def __init__(self, channel: Channel, owner: str, rules: LeaseRules, inbox: Inbox, *, listens: bool = False) -> None:
+        self.channel = channel
+        self.owner = owner
+        self.rules = rules
+        self.inbox = inbox
+        self.expecting = False
+        """Whether the driver was waiting in a read when its last lease ended."""
+        self._terminator = channel.terminator if rules.terminator is None else rules.terminator
+        self._listens = listens
+        self._changed = inbox.changed
+        self._thread: threading.Thread | None = None
+        self._lost_property = lost_property(channel)
+        self._closed = False
+        self._guard: LeaseGuard | None = None
+        self._listening: ListeningGuard | None = None
+        self._queued_listening: ListeningGuard | None = None
+        self._queued_writes: set[LeaseGuard] = set()
+        self._writers: set[object] = set()
+        self._ending = False
+        self._opened = 0.0
+        self._wrote = 0.0
+        self._spoke = 0.0
+        self._heard = 0.0
+        self._satisfied = False
+        self._sent = bytearray()
+        self._received = bytearray()
+        self._examples: tuple[bytes, ...] = ()
+
+    # On the driver's thread
+
+    def present_hold(self) -> Hold | None:
+        """Return the hold that the calling thread or task has on the wire: then it does its own input and output."""
+        return self.channel.wire.arbiter.held_by(current_party())
+
+    def write(self, data: bytes, timeout: float | None) -> int:
+        """Send bytes within the open lease or a new one; return their number.
+
+        Parameters
+        ----------
+        data
+            What to send.
+        timeout
+            Seconds for waiting in line and sending; ``None``: the rules'.
+
+        Raises
+        ------
+        AcquireTimeout, CommandTimeout, WireDisconnected, WireClosed, GuardRevoked, and what acquiring raises
+            Nothing was sent, except for a ``CommandTimeout`` or ``GuardRevoked`` that says so.
+        """
+        limit = self.rules.acquire_timeout if timeout is None else timeout
+        if self.present_hold() is not None:
+            return self._write_directly(data, limit)
+        deadline = perf_counter() + max(limit, _LEAST_TO_SEND_S)
+        writer = object()
+        try:
+            guard = self._join(writer) or self._begin(writer, limit)
+            try:
+                guard.send(data, deadline)
+            except CoexistenceError as error:
+                with self._changed:
+                    self._ending = not self._sent and not getattr(error, "sent", False)
+                raise
+            with self._changed:
+                self._sent += data
+                self._received.clear()
+                self._satisfied = False
+                self._wrote = perf_counter()
+                self._spoke = self._wrote + self._transmission_time(len(data))
+        finally:
+            self._leave(writer)
+        return len(data)
+
+    def _leave(self, writer: object) -> None:
+        with self._changed:
+            self._writers.discard(writer)
+            self._changed.notify_all()
+
+    def _write_directly(self, data: bytes, limit: float) -> int:
+        started = perf_counter()
+        with StreamGuard(self.channel, self.owner, limit, self.rules.rank) as guard:
+            guard.send(data, started + max(limit, _LEAST_TO_SEND_S))
+            self._record(guard, data, b"", started, "ok")
+        return len(data)
+
+    def fetch(self, deadline: float) -> None:
+        """Receive once, on the calling thread and under its own hold."""
+        started = perf_counter()
+        with StreamGuard(self.channel, self.owner) as guard:
+            data = self._receive(guard, deadline)
+            if data:
+                self._record(guard, b"", data, started, "ok")
+                with self._changed:
+                    self.inbox.put(data, late=False)
+
+    def collect(self) -> None:
+        """Take what has arrived, if the wire is free at this moment or the calling thread holds it."""
+        try:
+            if self.present_hold() is not None:
+                self.fetch(perf_counter())
+            elif self._guard is None and self._listening is None and self.channel.is_available:
+                with ListeningGuard(self.channel, self.owner, 0.0) as guard:
+                    guard.make_ready(perf_counter() + _MOMENT_S)
+                    self._take_unasked(guard, perf_counter())
+        except CoexistenceError as error:
+            if isinstance(error, WireDisconnected | WireClosed | GuardRevoked):
+                raise
+
+    def listen(self) -> None:
+        """See to it that bytes are received while a reader waits, or raise if that is in vain.
+
+        Raises
+        ------
+        WireDisconnected, WireClosed
+            There is nothing to listen to.
+        """
+        if self._guard is not None:
+            return
+        if self.channel.wire.closed:
+            raise WireClosed(self.channel.name, self.owner)
+        if not self.channel.connected:
+            raise self.channel._disconnected(self.owner)
+        self._worker()
+
+    def leave_off(self) -> None:
+        """Stop listening if nobody waits for bytes any more."""
+        with self._changed:
+            if self._wants_to_listen():
+                return
+            listening, queued = self._listening is not None, self._queued_listening
+        if listening:
+            self.channel.interrupt()
+        if queued is not None:
+            self.channel.wire.arbiter.withdraw(queued)
+
+    def hand_over(self) -> None:
+        """End an open lease now, in favour of a hold that the driver asks for explicitly."""
+        with self._changed:
+            self._ending = self._guard is not None
+        if self._ending:
+            self.channel.interrupt()
+
+    def with_hardware(self, function: Callable[[Any], T]) -> T:
+        """Run a function with the real port, within the open lease or a hold of its own.
+
+        Raises
+        ------
+        io.UnsupportedOperation, OSError
+            The hardware does not have what was asked for.
+        """
+        writer = object()
+        try:
+            joined = None if self.present_hold() is not None else self._join(writer)
+            if joined is not None:
+                return joined.with_hardware(function)
+        finally:
+            self._leave(writer)
+        with StreamGuard(self.channel, self.owner, self.rules.acquire_timeout, self.rules.rank) as guard:
+            return guard.with_hardware(function)
+
+    def cancel_write(self) -> None:
+        """Have writes that wait in line give up."""
+        for queued in tuple(self._queued_writes):
+            self.channel.wire.arbiter.withdraw(queued)
+
+    def discard_late(self) -> None:
+        """Give up what may still come for an earlier lease."""
+        self._lost_property.give_up(self)
+
+    def close(self) -> None:
+        """End this; a lease that is open ends by its rules within moments, so that nobody gets its reply."""
+        with self._changed:
+            self._closed = True
+            self.inbox.fail(WireClosed(self.channel.name, self.owner))
+            self._changed.notify_all()
+        self.leave_off()
+        if self._guard is None:
+            self._lost_property.give_up(self)
+
+    def _join(self, writer: object) -> LeaseGuard | None:
+        """Take part in the open lease, unless its turn is over and others wait."""
+        with self._changed:
+            guard = self._guard
+            if guard is None or self._ending:
+                return None
+            turn_over = bool(self._received) or perf_counter() - self._opened > self.rules.reply_time
+            self._ending = turn_over and len(self.channel.wire.arbiter) > 0
+            if not self._ending:
+                self._writers.add(writer)
+            joined = None if self._ending else guard
+        self.channel.interrupt()
+        return joined
+
+    def _begin(self, writer: object, limit: float) -> LeaseGuard:
+        """Wait in line, and open a lease that the worker holds."""
+        rules = self.rules
+        guard = LeaseGuard(self.channel, self.owner, limit, rules.rank, rules.longest + rules.reply_time)
+        arbiter = self.channel.wire.arbiter
+        worker = self._worker()
+        self._lost_property.give_up(self)
+        self._queued_writes.add(guard)
+        try:
+            with explained(self.channel, self.owner):
+                arbiter.acquire_for(guard, worker)
+            with self._changed:
+                self._recall_worker()
+                if self._closed:
+                    raise WireClosed(self.channel.name, self.owner)
+                self._writers.add(writer)
+                self.inbox.forget_late()
+                self.expecting = self._ending = self._satisfied = False
+                self._sent.clear()
+                self._received.clear()
+                self._opened = self._wrote = self._spoke = self._heard = perf_counter()
+                self._guard = guard
+        except BaseException:
+            if self._guard is not guard:
+                guard.release()
+            raise
+        finally:
+            self._queued_writes.discard(guard)
+        return guard
+
+    def _recall_worker(self) -> None:
+        """Take the worker out of the line: it has the wire already (``changed`` held)."""
+        while (queued := self._queued_listening) is not None:
+            self.channel.wire.arbiter.withdraw(queued)
+            self._changed.wait(_MOMENT_S)
+
+    def _transmission_time(self, size: int) -> float:
+        settings = getattr(self.channel, "settings", None)
+        return size * settings.bits_per_byte / settings.baud_rate if settings is not None else 0.0
+
+    def _worker(self) -> threading.Thread:
+        with self._changed:
+            if self._closed:
+                raise WireClosed(self.channel.name, self.owner)
+            if self._thread is None or not self._thread.is_alive():
+                name = f"lease of {self.owner} on {self.channel.name}"
+                self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+                self._thread.start()
+            return self._thread
+
+    # On the lease's own thread
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while self._guard is None and not self._wants_to_listen():
+                    if self._closed:
+                        return
+                    self._changed.wait()
+                guard = self._guard
+            if guard is not None:
+                self._attend(guard)
+            else:
+                self._listen()
+
+    def _wants_to_listen(self) -> bool:
+        if self._closed or self._guard is not None or self._queued_writes:
+            return False
+        return self.inbox.waiting or (self._listens and self._lost_property.claimed(self))
+
+    def _attend(self, guard: LeaseGuard) -> None:
+        """Receive for the driver until its lease ends."""
+        outcome = "ok"
+        try:
+            while True:
+                with self._changed:
+                    while self._writers:
+                        self._changed.wait()
+                    now = perf_counter()
+                    due = self._due()
+                    if self._ending or now >= due:
+                        break
+                data = self._receive(guard, due)
+                if data:
+                    with self._changed:
+                        if self._hear(data):
+                            self._guard = None
+                            return
+        except CoexistenceError as error:
+            outcome = "revoked" if isinstance(error, GuardRevoked) else "disconnected"
+            with self._changed:
+                self._guard = None
+                self.inbox.fail(error)
+        finally:
+            self._end(guard, outcome)
+
+    def _due(self) -> float:
+        """Return when the lease ends if nothing happens (``changed`` held)."""
+        rules, inbox = self.rules, self.inbox
+        latest = max(self._spoke, self._heard)
+        if self._satisfied and not inbox.waiting:
+            due = self._heard + PAUSE_S
+        elif rules.accept is not None:
+            due = latest + rules.quiet_time
+        elif inbox.waiting:
+            due = latest + max(rules.reply_time, rules.quiet_time)
+        else:
+            due = max(latest, min(inbox.touched, latest + rules.reply_time)) + rules.quiet_time
+        return min(due, self._opened + rules.longest)
+
+    def _hear(self, data: bytes) -> bool:
+        """Take bytes of a reply; tell whether it is complete (``changed`` held)."""
+        self._heard = perf_counter()
+        self._received += data
+        self.inbox.put(data, late=False)
+        self._satisfied, exact = self.inbox.answered()
+        if not exact and not (self._terminator and self._received.endswith(self._terminator)):
+            return False
+        self._examples = (*self._examples, bytes(self._received).removesuffix(self._terminator))[-_EXAMPLES:]
+        return True
+
+    def _end(self, guard: LeaseGuard, outcome: str) -> None:
+        """Let others have the wire; what may still come is kept for the driver."""
+        rules = self.rules
+        with self._changed:
+            self._guard = None
+            received = bytes(self._received)
+            complete = received.endswith(self._terminator) if self._terminator else True
+            answered = outcome != "ok" or self._satisfied or (bool(received) and complete)
+            self.expecting = not answered and (self.inbox.waiting or self.inbox.touched > self._wrote)
+            limit = self._late_limit()
+            sent = bytes(self._sent)
+        if not answered and not self._closed:
+            self._lost_property.claim(self, self.channel, rules.longest)
+        if self.expecting:
+            outcome = "timeout"
+            if rules.accept is None:
+                guard.expect_late(sent, self._terminator, limit, self._examples)
+        self._record(guard, sent, received, self._opened, outcome)
+        guard.release()
+
+    def _late_limit(self) -> float:
+        """Return how long (s) a reply may still come: as long again as the driver waits for it (``changed`` held)."""
+        if self.channel.late_reply_limit is not None:
+            return self.channel.late_reply_limit
+        now = perf_counter()
+        gives_up = max(self.inbox.waits_until, self.inbox.touched)
+        return min(self._wrote + 2.0 * (gives_up - self._wrote) - now, self.rules.longest)
+
+    def _receive(self, guard: StreamGuard, deadline: float) -> bytes | None:
+        """Return what has come for this driver; lines for others go to them."""
+        accept = self.rules.accept
+        if accept is None:
+            return guard.receive(whatever, deadline)
+        terminator = self._terminator or whatever
+        line = guard.receive(terminator, deadline)
+        if line is None:
+            return None
+        if accept(line):
+            return line + self._terminator
+        guard.hand_to_others(line)
+        return None
+
+    def _listen(self) -> None:
+        """Receive what comes unasked while somebody waits for it, whenever nobody else wants the wire."""
+        guard = ListeningGuard(self.channel, self.owner, LONGEST_TIMEOUT_S)
+        with self._changed:
+            if not self._wants_to_listen():
+                return
+            self._queued_listening = guard
+        try:
+            with guard:
+                self._listening = guard
+                self._queued_listening = None
+                while self._wants_to_listen() and not guard.wanted:
+                    guard.make_ready(perf_counter() + LONGEST_TIMEOUT_S)
+                    self._take_unasked(guard, perf_counter() + LONGEST_TIMEOUT_S)
+        except AcquireTimeout:
+            return
+        except CoexistenceError as error:
+            with self._changed:
+                self.inbox.fail(error)
+                if not self.inbox.waiting:
+                    self._lost_property.give_up(self)
+        finally:
+            self._queued_listening = self._listening = None
+
+    def _take_unasked(self, guard: ListeningGuard, deadline: float) -> None:
+        data = self._receive(guard, deadline)
+        if not data:
+            return
+        terminator = self.channel.terminator
+        if terminator and self.rules.accept is None and self._lost_property.others_listen(self, self.channel):
+            self._lost_property.claim(self, self.channel, self.rules.longest)
+            while not data.endswith(terminator):
+                more = guard.receive(whatever, perf_counter() + PAUSE_S)
+                if not more:
+                    break
+                data += more
+            for line in data.split(terminator):
+                if line:
+                    guard.hand_to_others(line)
+            return
+        self._settle(data)
+
+    def take_late(self, line: bytes) -> bool:
+        """Take a stray line if it can be this driver's; tell whether it is."""
+        if self.rules.accept is not None and not self.rules.accept(line):
+            return False
+        self._settle(line + self.channel.terminator)
+        return True
+
+    def _settle(self, data: bytes) -> None:
+        """Give the driver what came outside a lease, and expect no more of it."""
+        with self._changed:
+            self.inbox.put(data, late=self._lost_property.claimed(self))
+        self._lost_property.give_up(self)
+        suspect = self.channel._suspect
+        if suspect is not None and suspect.owner == self.owner and data.endswith(self.channel.terminator):
+            self.channel._suspect = None
+
+    def _record(self, guard: StreamGuard, sent: bytes, received: bytes, started: float, outcome: str) -> None:
+        self.channel.wire.record(
+            (time.time(), self.owner, sent, received, guard.waited, perf_counter() - started, outcome)
+        )

@@ -1,0 +1,70 @@
+"""Lines that came when nobody held the wire for them, and whose they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from coexistence.channel import Channel
+
+if TYPE_CHECKING:
+    from coexistence.adoption.lease import Lease
+
+
+class LostProperty:
+    """Gives a channel's stray lines to the leases that ended without an answer."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._claims: dict[Lease, float] = {}
+        self._stop_listening: Callable[[], None] | None = None
+
+    def claim(self, lease: Lease, channel: Channel, limit: float) -> None:
+        """Let a lease have what comes within ``limit`` seconds."""
+        with self._lock:
+            self._claims[lease] = perf_counter() + limit
+            if self._stop_listening is None:
+                self._stop_listening = channel.add_stray_listener(self._offer)
+
+    def give_up(self, lease: Lease) -> None:
+        """End a lease's claim."""
+        with self._lock:
+            self._claims.pop(lease, None)
+            if not self._claims and self._stop_listening is not None:
+                self._stop_listening()
+                self._stop_listening = None
+
+    def claimed(self, lease: Lease) -> bool:
+        """Whether a lease still waits for something."""
+        return self._claims.get(lease, 0.0) > perf_counter()
+
+    def others_listen(self, lease: Lease, channel: Channel) -> bool:
+        """Whether a line that nobody asked for may be for anybody but this lease."""
+        if len(channel._stray_listeners) > (self._stop_listening is not None):
+            return True
+        return any(other is not lease and until > perf_counter() for other, until in tuple(self._claims.items()))
+
+    def _offer(self, line: bytes, timestamp: float) -> None:  # noqa: ARG002 - a stray listener's signature
+        now = perf_counter()
+        claims = [lease for lease, until in tuple(self._claims.items()) if until > now]
+        for lease in sorted(claims, key=_urgency):
+            if lease.take_late(line):
+                return
+
+
+def _urgency(lease: Lease) -> tuple[bool, bool]:
+    """Sort those who wait in a read first, then those who did when their lease ended."""
+    return not lease.inbox.waiting, not lease.expecting
+
+
+_offices: WeakKeyDictionary[Channel, LostProperty] = WeakKeyDictionary()
+_offices_lock = threading.Lock()
+
+
+def lost_property(channel: Channel) -> LostProperty:
+    """Return the channel's one office for stray lines."""
+    with _offices_lock:
+        return _offices.setdefault(channel, LostProperty())
