@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import os
 import select
+import statistics
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -260,25 +261,30 @@ def _bare_line_use(path: str, seconds: float) -> float:
         os.close(descriptor)
 
 
-def line_use(seconds: float) -> dict[str, Any]:
-    """Share of a 9600-baud line's time that four contending owners, two threads and two tasks, keep busy."""
+def line_use(slices: int, seconds: float = 1.0) -> dict[str, Any]:
+    """Share of a 9600-baud line's time that four contending owners, two threads and two tasks, keep busy.
+
+    Slices of it alternate with slices of one bare client, which shows what the simulated instrument itself allows.
+    """
+    counts = [0, 0, 0, 0]
     with SimulatorProcess(_meter()) as simulator:
         path = simulator.ports["meter"]
-        _bare_line_use(path, 0.2)
-        bare = _bare_line_use(path, seconds)
-        with SharedSerialPort(path) as port:
-            ours, counts = _contended_line_use(port, seconds)
+
+        def ours() -> float:
+            with SharedSerialPort(path) as port:
+                return _contended_line_use(port, seconds, counts)
+
+        shares = interleave(slices, {"tandem": ours, "bare": lambda: _bare_line_use(path, seconds)})
     return {
-        "share_of_line_time": round(ours, 4),
-        "bare_single_client": round(bare, 4),
-        "of_what_the_instrument_allows": round(ours / bare, 4),
+        "share_of_line_time": round(statistics.median(shares["tandem"]), 4),
+        "bare_single_client": round(statistics.median(shares["bare"]), 4),
+        "of_what_the_instrument_allows": ratio(shares["tandem"], shares["bare"]),
         "exchanges_by_owner": counts,
     }
 
 
-def _contended_line_use(port: SharedSerialPort, seconds: float) -> tuple[float, list[int]]:
+def _contended_line_use(port: SharedSerialPort, seconds: float, counts: list[int]) -> float:
     stop = time.perf_counter() + seconds
-    counts = [0, 0, 0, 0]
 
     def thread(index: int) -> None:
         while time.perf_counter() < stop:
@@ -303,7 +309,7 @@ def _contended_line_use(port: SharedSerialPort, seconds: float) -> tuple[float, 
     elapsed = time.perf_counter() - started
     stats = port.stats
     moved = stats.bytes_sent + stats.bytes_received + stats.exchanges  # each reply has a terminator
-    return _line_share(moved, elapsed), counts
+    return _line_share(moved, elapsed)
 
 
 def main() -> None:
@@ -318,7 +324,7 @@ def main() -> None:
             "acquire_release": acquire_uncontended(5 * rounds),
             "exchange_on_a_pty": exchanges(rounds),
             "log_and_statistics": bookkeeping(rounds),
-            "line_use_9600_baud": line_use(4.0 if arguments.quick else 15.0),
+            "line_use_9600_baud": line_use(4 if arguments.quick else 15),
         },
         arguments.output,
     )
