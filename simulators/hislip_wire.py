@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
+from weakref import WeakSet
 
 from .instrument import Instrument, World
 from .loop import Loop, Timer
@@ -16,7 +16,6 @@ _HEADER = struct.Struct("!2sBBIQ")
 _PROTOCOL_VERSION = 0x0100
 _VENDOR = 0x5454
 _MAX_MESSAGE = 1 << 20
-_ANY_MESSAGE_ID = 0xFFFFFFFF
 
 
 class Message(IntEnum):
@@ -52,30 +51,50 @@ _UNRECOGNIZED_TYPE, _MESSAGE_TOO_LARGE = 1, 4
 _LOCK_FAILED, _LOCK_DONE, _LOCK_ERROR = 0, 1, 3
 
 
-@dataclass(eq=False)
 class Session:
-    """One client's pair of channels, and the way back to it for the instrument's answers."""
+    """One client's pair of channels."""
 
-    number: int
-    synchronous: Connection
-    asynchronous: Connection | None = None
-    input: bytearray = field(default_factory=bytearray)
-    message_id: int = _ANY_MESSAGE_ID
-    max_message: int = _MAX_MESSAGE
-    unread: bool = False
-    waiting_lock: Timer | None = None
+    def __init__(self, number: int, synchronous: Connection) -> None:
+        self.number = number
+        self.synchronous = synchronous
+        self.asynchronous: Connection | None = None
+        self.input = bytearray()
+        self.max_message = _MAX_MESSAGE
+        self.unread = False
+        self.waiting_lock: Timer | None = None
+        self._asked: WeakSet[Answer] = WeakSet()
+
+    def ask(self, message_id: int) -> Answer:
+        """Make the way back for the answer to one message."""
+        answer = Answer(self, message_id)
+        self._asked.add(answer)
+        return answer
+
+    def unanswered(self) -> list[Answer]:
+        """List what an instrument may still answer."""
+        return list(self._asked)
+
+
+class Answer:
+    """The way back for the answer to one message.
+
+    The answer carries the number of the message that asked for it. A client that has given up on the question in
+    the meantime knows it by that number, and drops it.
+    """
+
+    def __init__(self, session: Session, message_id: int) -> None:
+        self._session = session
+        self._message_id = message_id
 
     def send(self, data: bytes) -> None:
-        """Send an answer as one message, with the number of the message that asked for it.
-
-        A client that has given up on the question in the meantime knows the answer by that number, and drops it.
-        """
-        self.unread = True
-        size = max(1, self.max_message - _HEADER.size)
+        """Send the answer, in pieces if it is longer than the client takes."""
+        session = self._session
+        session.unread = True
+        size = session.max_message - _HEADER.size
         while len(data) > size:
-            post(self.synchronous, Message.DATA, 0, self.message_id, data[:size])
+            post(session.synchronous, Message.DATA, 0, self._message_id, data[:size])
             data = data[size:]
-        post(self.synchronous, Message.DATA_END, 0, self.message_id, data)
+        post(session.synchronous, Message.DATA_END, 0, self._message_id, data)
 
 
 def post(connection: Connection, kind: Message, control: int = 0, parameter: int = 0, payload: bytes = b"") -> None:
@@ -98,7 +117,7 @@ class HislipWire(TcpWire):
         self._numbers = 0
         self._lock: Session | None = None
         self._lock_queue: list[Session] = []
-        self._held_back: list[tuple[Session, bytes]] = []
+        self._held_back: list[tuple[Session, int, bytes]] = []
 
     def truth(self) -> dict[str, Any]:
         """Count sessions and bytes."""
@@ -128,8 +147,7 @@ class HislipWire(TcpWire):
         if session is None:
             return
         self._release_lock(session)
-        self._held_back = [(each, data) for each, data in self._held_back if each is not session]
-        self.forget(session)
+        self._abandon(session)
         for other in (session.synchronous, session.asynchronous):
             if other is not None and other is not connection and other in self._sessions:
                 other.close()
@@ -167,10 +185,8 @@ class HislipWire(TcpWire):
         self._fatal(connection, _INVALID_INITIALIZATION, b"Invalid initialization sequence")
 
     def _synchronous(self, session: Session, kind: int, control: int, parameter: int, payload: bytes) -> None:
-        if kind in (Message.DATA, Message.DATA_END, Message.TRIGGER):
-            if control & 1:
-                session.unread = False
-            session.message_id = parameter
+        if kind in (Message.DATA, Message.DATA_END, Message.TRIGGER) and control & 1:
+            session.unread = False
         if kind == Message.DATA:
             if len(session.input) + len(payload) > _MAX_MESSAGE:
                 session.input.clear()
@@ -181,9 +197,9 @@ class HislipWire(TcpWire):
             message = bytes(session.input) + payload
             session.input.clear()
             # The end of the message ends the command, with or without a line feed.
-            self._deliver(session, message if message.endswith(b"\n") else message + b"\n")
+            self._deliver(session, parameter, message if message.endswith(b"\n") else message + b"\n")
         elif kind == Message.TRIGGER:
-            self._deliver(session, b"*TRG\n")
+            self._deliver(session, parameter, b"*TRG\n")
         elif kind == Message.DEVICE_CLEAR_COMPLETE:
             session.input.clear()
             session.unread = False
@@ -203,8 +219,7 @@ class HislipWire(TcpWire):
             status = self.instruments[0].status_byte()
             post(channel, Message.ASYNC_STATUS_RESPONSE, status | (0x10 if session.unread else 0))
         elif kind == Message.ASYNC_DEVICE_CLEAR:
-            self._held_back = [(each, data) for each, data in self._held_back if each is not session]
-            self.forget(session)
+            self._abandon(session)
             post(channel, Message.ASYNC_DEVICE_CLEAR_ACKNOWLEDGE)
         elif kind == Message.ASYNC_LOCK and control == 1:
             self._request_lock(session, parameter / 1000, shared=bool(payload))
@@ -219,12 +234,18 @@ class HislipWire(TcpWire):
         else:
             post(channel, Message.ERROR, _UNRECOGNIZED_TYPE, 0, b"Unrecognized message type")
 
-    def _deliver(self, session: Session, message: bytes) -> None:
+    def _deliver(self, session: Session, message_id: int, message: bytes) -> None:
         if self._lock not in (None, session):
             # Whoever holds the lock is alone with the instrument.
-            self._held_back.append((session, message))
+            self._held_back.append((session, message_id, message))
             return
-        self.hear(session, message)
+        self.hear(session.ask(message_id), message)
+
+    def _abandon(self, session: Session) -> None:
+        """Drop everything a session has asked for."""
+        self._held_back = [waiting for waiting in self._held_back if waiting[0] is not session]
+        for answer in session.unanswered():
+            self.forget(answer)
 
     def _request_lock(self, session: Session, timeout_s: float, *, shared: bool) -> None:
         assert session.asynchronous is not None
@@ -259,8 +280,8 @@ class HislipWire(TcpWire):
                 successor.waiting_lock = None
             self._request_lock(successor, 0.0, shared=False)
         waiting, self._held_back = self._held_back, []
-        for each, message in waiting:
-            self._deliver(each, message)
+        for each, message_id, message in waiting:
+            self._deliver(each, message_id, message)
 
     def _fatal(self, connection: Connection, code: int, text: bytes) -> None:
         post(connection, Message.FATAL_ERROR, code, 0, text)

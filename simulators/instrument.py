@@ -165,6 +165,8 @@ class LineInstrument(Instrument):
             if line.strip():
                 self.command_seen(channel, line + bytes([byte]))
                 self.execute(channel, line)
+        if not buffer:
+            self._buffers.pop(channel, None)
 
     def execute(self, channel: Channel, line: bytes) -> None:
         """Do what one line, without its terminator, asks for."""

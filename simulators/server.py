@@ -218,18 +218,20 @@ def serve() -> int:
     # an aborted scan still has to stop its motors.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # While the parent waits for the ports it is there; later it may already be another process.
+    parent = _watch_parent()
     control = _Control(sys.stdin.fileno(), sys.stdout.fileno())
     line = control.read_line()
     if line is None:
         return 0
     directory = Path(tempfile.mkdtemp(prefix="tandem-simulators-"))
     try:
-        return _serve(control, line, directory)
+        return _serve(control, line, directory, parent)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _serve(control: _Control, line: bytes, directory: Path) -> int:
+def _serve(control: _Control, line: bytes, directory: Path, parent: int | None) -> int:
     try:
         spec = json.loads(line)
         loop = Loop(spec.get("time_scale", 1.0))
@@ -241,7 +243,8 @@ def _serve(control: _Control, line: bytes, directory: Path) -> int:
     with contextlib.closing(simulation):
         control.write({"ready": True, "pid": os.getpid(), "directory": str(directory), "ports": simulation.ports()})
         control.attach(loop, simulation.answer)
-        _end_with_parent(loop)
+        if parent is not None:
+            loop.watch(parent, read=loop.stop)
         loop.run()
     return 0
 
@@ -299,12 +302,14 @@ class _Control:
             self.write({"id": number, "ok": False, "error": str(error)})
 
 
-def _end_with_parent(loop: Loop) -> None:
-    """End the loop with the parent process.
+def _watch_parent() -> int | None:
+    """Open a descriptor that becomes readable when the parent process ends.
 
     The end of standard input says the same, but not while another child of the parent has inherited the pipe.
     """
     if not hasattr(os, "pidfd_open"):
-        return
-    with contextlib.suppress(OSError):
-        loop.watch(os.pidfd_open(os.getppid()), read=loop.stop)
+        return None
+    try:
+        return os.pidfd_open(os.getppid())
+    except OSError:
+        return None
