@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from coexistence.arbiter import Rank
 from coexistence.channel import Channel, Guard, _Exchange
-from coexistence.errors import AcquireTimeout, WireDisconnected
+from coexistence.errors import AcquireTimeout, CommandTimeout, WireDisconnected
 from coexistence.transport import Ending, Interrupted, Suspect
 
 T = TypeVar("T")
@@ -72,13 +72,17 @@ class StreamGuard(Guard):
                 channel._lose(error)
                 raise channel._disconnected(self.owner) from error
 
-    def make_ready(self, deadline: float) -> None:
-        """See to it that what arrives now is nobody's late reply, or one that its owner knows for its own."""
+    def make_ready(self, deadline: float) -> bool:
+        """Tell whether what arrives now is nobody's late reply, or one that its owner knows for its own."""
         channel = self._channel
         exchange = _Exchange(b"", max(deadline - perf_counter(), 0.0), None, _nothing)
         with self._alone(deadline, exchange):
             if not channel._ready:
-                channel._make_ready(self, exchange, deadline)
+                try:
+                    channel._make_ready(self, exchange, deadline)
+                except CommandTimeout:
+                    return False
+        return True
 
     def with_hardware(self, function: Callable[[Any], T]) -> T:
         """Run a function with the pyserial object behind the channel, while nobody else uses it.

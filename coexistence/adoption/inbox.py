@@ -69,7 +69,7 @@ class ReadBuffer:
     @property
     def waiting(self) -> bool:
         """Whether a thread waits for bytes now."""
-        return bool(self._readers)
+        return len(self._readers) > len(self._errors)
 
     @property
     def waits_until(self) -> float:

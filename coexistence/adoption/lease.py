@@ -29,6 +29,8 @@ read on within this time (20 characters at 9600 baud)."""
 
 _EXAMPLES: Final = 8
 _MOMENT_S: Final = 0.001
+_PATIENCE_S: Final = 0.1
+"""How long a listener lets others wait while it waits itself for a late reply."""
 _LEAST_TO_SEND_S: Final = 0.05
 """A write that must not wait for the wire still has this long to hand its bytes to the system."""
 
@@ -152,8 +154,8 @@ class Lease:
                 self.fetch(perf_counter())
             elif self._guard is None and self._listening is None and self.channel.is_available:
                 with ListeningGuard(self.channel, self.owner, 0.0) as guard:
-                    guard.make_ready(perf_counter() + _MOMENT_S)
-                    self._take_unasked(guard, perf_counter())
+                    if guard.make_ready(perf_counter() + _MOMENT_S):
+                        self._take_unasked(guard, perf_counter())
         except CoexistenceError as error:
             if isinstance(error, WireDisconnected | WireClosed | GuardRevoked):
                 raise
@@ -418,8 +420,8 @@ class Lease:
                 self._listening = guard
                 self._queued_listening = None
                 while self._wants_to_listen() and not guard.wanted:
-                    guard.make_ready(perf_counter() + LONGEST_TIMEOUT_S)
-                    self._take_unasked(guard, perf_counter() + LONGEST_TIMEOUT_S)
+                    if guard.make_ready(perf_counter() + _PATIENCE_S):
+                        self._take_unasked(guard, perf_counter() + LONGEST_TIMEOUT_S)
         except AcquireTimeout:
             return
         except CoexistenceError as error:
