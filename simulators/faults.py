@@ -8,31 +8,30 @@ from typing import Any
 
 from .errors import SpecError
 
-REPLY_FAULTS = {
-    "silence": (),
-    "late": ("delay_s",),
-    "garbage": ("data",),
-    "drop": ("number", "at"),
+_Parameters = dict[str, tuple[type, ...]]
+
+REPLY_FAULTS: dict[str, _Parameters] = {
+    "silence": {},
+    "late": {"delay_s": (int, float)},
+    "garbage": {"data": (str,)},
+    "drop": {"number": (int,), "at": (int,)},
 }
 """What can happen to a reply on its way to the host, and the parameters of each."""
 
-INPUT_FAULTS = {
-    "echo": (),
-    "lose": (),
-}
+INPUT_FAULTS: dict[str, _Parameters] = {"echo": {}, "lose": {}}
 """What can happen to what the host sends: a command comes back before its answer, a byte gets lost."""
 
-BEHAVIOUR_FAULTS = {
-    "busy": (),
-    "limit": (),
-    "over_range": (),
-    "saturation": (),
-    "error": ("code",),
-    "button": ("jog",),
+BEHAVIOUR_FAULTS: dict[str, _Parameters] = {
+    "busy": {},
+    "limit": {},
+    "over_range": {},
+    "saturation": {},
+    "error": {"code": (int,)},
+    "button": {"jog": (str,)},
 }
 """What an instrument itself can do; each instrument names those it knows."""
 
-_PARAMETERS: dict[str, tuple[str, ...]] = {**REPLY_FAULTS, **INPUT_FAULTS, **BEHAVIOUR_FAULTS}
+FAULTS = {**REPLY_FAULTS, **INPUT_FAULTS, **BEHAVIOUR_FAULTS}
 
 
 @dataclass
@@ -44,13 +43,16 @@ class Fault:
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in _PARAMETERS:
-            raise SpecError("unknown fault", self.kind, _PARAMETERS)
-        for name in self.parameters:
-            if name not in _PARAMETERS[self.kind]:
-                raise SpecError(f"fault {self.kind!r} has no parameter", name, _PARAMETERS[self.kind])
-        if self.count is not None and self.count < 1:
-            raise SpecError(f"a fault happens at least once, not {self.count} times")
+        if self.kind not in FAULTS:
+            raise SpecError("unknown fault", self.kind, FAULTS)
+        known = FAULTS[self.kind]
+        for name, value in self.parameters.items():
+            if name not in known:
+                raise SpecError(f"fault {self.kind!r} has no parameter", name, known)
+            if not isinstance(value, known[name]):
+                raise SpecError(f"{name} of fault {self.kind!r} cannot be {value!r}")
+        if self.count is not None and not (isinstance(self.count, int) and self.count >= 1):
+            raise SpecError(f"a fault happens at least once, not {self.count!r} times")
 
 
 @dataclass(frozen=True)

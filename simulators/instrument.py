@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from .errors import SpecError
 from .faults import Fault, FaultSet, Outgoing
 from .loop import Clock
 from .optics import OpticalBench
+from .settable import Settable
 
 
 class Channel(Protocol):
@@ -45,7 +45,7 @@ class World:
         return random.Random(f"{self.seed}:{name}")
 
 
-class Instrument:
+class Instrument(Settable):
     """Base of all simulated instruments.
 
     A subclass gets bytes in `receive()` and answers with `reply()`. Every option is a keyword argument of its
@@ -54,7 +54,6 @@ class Instrument:
 
     line: ClassVar[LineSettings] = LineSettings()
     faults_known: ClassVar[frozenset[str]] = frozenset()
-    settable: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, world: World, name: str, *, latency_s: float = 0.0) -> None:
         self.name = name
@@ -132,13 +131,6 @@ class Instrument:
     def disturb(self, fault: Fault) -> None:
         """Let a fault happen from now on."""
         self.faults.add(fault)
-
-    def set_state(self, **values: Any) -> None:
-        """Change the true state from outside, as a hand on the bench would."""
-        for key, value in values.items():
-            if key not in self.settable:
-                raise SpecError(f"{self.name} has no settable", key, sorted(self.settable))
-            setattr(self, key, value)
 
 
 class LineInstrument(Instrument):

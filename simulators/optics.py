@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import SpecError
+from .settable import Settable
 
 SPEED_OF_LIGHT_MM_PER_FS = 2.99792458e-4
 
@@ -61,7 +62,7 @@ DEFAULT_OPTICS: tuple[dict[str, Any], ...] = (
 """In the order of the beam. With the wave plate at 0 the power peaks where the polarizer's rotator says 12.7."""
 
 
-class OpticalBench:
+class OpticalBench(Settable):
     """Laser, rotating optics, delay stage, and the power and place of the beam at the detectors.
 
     A rotator, stage or laser that is simulated binds itself to its part; without one the part stands still.
@@ -78,6 +79,7 @@ class OpticalBench:
         overlap_depth: relative change of the power at full overlap.
     """
 
+    name = "bench"
     settable = frozenset(
         ("power_w", "wavelength_nm", "polarization_deg", "attenuation", "ambient_w", "overlap_mm", "overlap_depth")
     )
@@ -136,13 +138,6 @@ class OpticalBench:
         """Wavelength of the beam now, in nm."""
         return self.source()[1]
 
-    def set_state(self, **values: float) -> None:
-        """Change the bench as a hand would."""
-        for key, value in values.items():
-            if key not in self.settable:
-                raise SpecError("the bench has no settable", key, sorted(self.settable))
-            setattr(self, key, value)
-
     def truth(self) -> dict[str, Any]:
         """Tell the power now, and what a perfect fit of Malus's law over the last polarizer would find.
 
@@ -180,7 +175,8 @@ class OpticalBench:
         half = math.hypot(cosine, sine)
         smallest = mean - half
         return {
-            "angle_deg": math.degrees(math.atan2(sine, cosine)) / 2 % 180,
+            # Twice: the remainder of a tiny negative angle is rounded to 180.
+            "angle_deg": math.degrees(math.atan2(sine, cosine)) / 2 % 180 % 180,
             "amplitude_w": 2 * half,
             "offset_w": smallest,
             "contrast": (mean + half) / smallest if smallest > 0 else math.inf,

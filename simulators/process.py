@@ -62,7 +62,10 @@ class SimulatorProcess:
         if self._process is not None:
             raise SimulatorError("the simulators are already running")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "simulators"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            # -P: a `random.py` in the user's folder is none of the simulators' business.
+            [sys.executable, "-P", "-m", "simulators"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         try:
             self._write(self.spec)
@@ -111,9 +114,10 @@ class SimulatorProcess:
 
         Args:
             target: name of a wire or an instrument. What a wire's fault spoils is the next of any instrument on it.
-            kind: `silence`, `late` (`delay_s`), `garbage` (`data`), `drop` (`number` bytes, `at` an index) happen
-                to replies; `echo` to commands; `lose` to bytes on their way to the instrument; `busy`, `limit`,
-                `over_range`, `saturation`, `error` (`code`), `button` (`jog`) to instruments that know them.
+            kind: `silence`, `late` (`delay_s`, in simulated seconds), `garbage` (`data`) and `drop` (`number` bytes,
+                `at` an index) happen to replies; `echo` to commands; `lose` to bytes on their way to the
+                instrument; `busy`, `limit`, `over_range`, `saturation`, `error` (`code`) and `button` (`jog`: `fw`
+                or `bw`) to instruments that know them.
             count: how many times; None until `clear_faults()`.
             **parameters: as named above.
 

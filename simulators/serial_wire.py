@@ -64,6 +64,7 @@ class SerialWire(Wire):
         self._slave = -1
         self._reading = False
         self._exclusive_timer: Timer | None = None
+        self._holders: set[int] = set()
         self._speed = getattr(termios, f"B{line.baud_rate}", None)
 
     @property
@@ -98,6 +99,8 @@ class SerialWire(Wire):
         if self._exclusive_timer is not None:
             self._exclusive_timer.cancel()
             self._exclusive_timer = None
+        for holder in list(self._holders):
+            self._release_holder(holder)
         os.close(self._master)
         os.close(self._slave)
         self._master = self._slave = -1
@@ -166,18 +169,36 @@ class SerialWire(Wire):
     def _watch_exclusive(self) -> None:
         """Clear exclusive mode once its holder is gone: a pty keeps it as long as the master lives.
 
-        The check starts with traffic and ends with exclusive mode, so that an idle line needs no timer.
+        Traffic shows that there is a client. After that the end of its process tells, so that nothing polls.
         """
-        if self._exclusive_timer is None and self._is_exclusive():
-            self._exclusive_timer = self.loop.call_later(
-                _EXCLUSIVE_CHECK_S / self.loop.time_scale, self._check_exclusive
-            )
+        if self._exclusive_timer is None and not self._holders and self._is_exclusive():
+            delay_s = _EXCLUSIVE_CHECK_S / self.loop.time_scale
+            self._exclusive_timer = self.loop.call_later(delay_s, self._check_exclusive)
 
     def _check_exclusive(self) -> None:
         self._exclusive_timer = None
-        if self._is_exclusive() and not _opened_elsewhere(os.ttyname(self._slave)):
+        if not self._is_exclusive():
+            return
+        for process in _opened_by(os.ttyname(self._slave)):
+            # Gone since it was found: then it is no holder either.
+            with contextlib.suppress(OSError):
+                self._watch_holder(os.pidfd_open(process))
+        if not self._holders:
             fcntl.ioctl(self._slave, termios.TIOCNXCL)
-        self._watch_exclusive()
+
+    def _watch_holder(self, holder: int) -> None:
+        def ended() -> None:
+            self._release_holder(holder)
+            if not self._holders:
+                self._check_exclusive()
+
+        self._holders.add(holder)
+        self.loop.watch(holder, read=ended)
+
+    def _release_holder(self, holder: int) -> None:
+        self._holders.remove(holder)
+        self.loop.watch(holder)
+        os.close(holder)
 
     def _is_exclusive(self) -> bool:
         if sys.platform != "linux":
@@ -189,17 +210,22 @@ class SerialWire(Wire):
         return bool(struct.unpack("i", answer)[0])
 
 
-def _opened_elsewhere(node: str) -> bool:
-    """Whether another process of this user has the device node open."""
-    own = str(os.getpid())
+def _opened_by(node: str) -> list[int]:
+    """Find the other processes of this user that have the device node open."""
+    found = []
     for process in os.listdir("/proc"):
-        if not process.isdigit() or process == own:
+        if not process.isdigit() or process == str(os.getpid()):
             continue
         # Processes come and go while one looks, and those of other users do not show what they hold.
         with contextlib.suppress(OSError):
             folder = f"/proc/{process}/fd"
-            for descriptor in os.listdir(folder):
-                with contextlib.suppress(OSError):
-                    if os.readlink(f"{folder}/{descriptor}") == node:
-                        return True
-    return False
+            if any(_leads_to(f"{folder}/{descriptor}", node) for descriptor in os.listdir(folder)):
+                found.append(int(process))
+    return found
+
+
+def _leads_to(link: str, node: str) -> bool:
+    try:
+        return os.readlink(link) == node
+    except OSError:
+        return False

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import SimulatorError, SpecError
-from .faults import BEHAVIOUR_FAULTS, INPUT_FAULTS, REPLY_FAULTS, Fault
+from .faults import FAULTS, INPUT_FAULTS, REPLY_FAULTS, Fault
 from .instrument import Instrument, LineSettings, World
 from .loop import Loop
 from .optics import OpticalBench
@@ -104,8 +104,8 @@ class Simulation:
             instrument.disturb(fault)
 
     def _clear(self, target: str | None = None, kind: str | None = None) -> None:
-        if kind is not None and kind not in (*REPLY_FAULTS, *INPUT_FAULTS, *BEHAVIOUR_FAULTS):
-            raise SpecError("unknown fault", kind, (*REPLY_FAULTS, *INPUT_FAULTS, *BEHAVIOUR_FAULTS))
+        if kind is not None and kind not in FAULTS:
+            raise SpecError("unknown fault", kind, FAULTS)
         places: list[Wire | Instrument]
         if target is None:
             places = [*self.wires.values(), *self.instruments.values()]

@@ -35,9 +35,9 @@ def test_polarizer_obeys_malus(position_deg: float, plate_deg: float, offset_deg
     turn(bench, "plate", plate_deg)
     turn(bench, "polarizer", position_deg)
     truth = bench.truth()
-    assert truth["angle_deg"] % 180 == pytest.approx((offset_deg + 2 * plate_deg) % 180, abs=1e-6) or (
-        abs(abs(truth["angle_deg"] - (offset_deg + 2 * plate_deg) % 180) - 180) < 1e-6
-    )
+    apart = truth["angle_deg"] - (offset_deg + 2 * plate_deg)
+    assert (apart + 90) % 180 - 90 == pytest.approx(0, abs=1e-6)
+    assert 0 <= truth["angle_deg"] < 180
     cosine = math.cos(math.radians(position_deg - truth["angle_deg"]))
     assert truth["power_w"] == pytest.approx(truth["amplitude_w"] * cosine**2 + truth["offset_w"], abs=1e-12)
     assert truth["offset_w"] == pytest.approx(1.06e-3 * 0.9 / extinction + 1e-6, abs=1e-12)

@@ -1,11 +1,15 @@
 """A serial line on a pty: its speed, its plug, its faults, and whoever has it open."""
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
 
+import psutil
 import pytest
 import serial
 
@@ -211,9 +215,6 @@ sys.stdin.read()
 
 
 def _is_exclusive(path: str) -> bool:
-    import fcntl
-    import struct
-
     descriptor = os.open(path, os.O_RDWR | os.O_NOCTTY)
     try:
         return struct.unpack("i", fcntl.ioctl(descriptor, 0x80045440, struct.pack("i", 0)))[0] == 1
@@ -235,3 +236,20 @@ def test_exclusive_mode_ends_with_the_client_that_asked_for_it(simulate, wait_un
         assert _is_exclusive(path)
         client.kill()
     wait_until(lambda: not _is_exclusive(path))
+
+
+def test_a_client_in_exclusive_mode_costs_nothing_while_it_is_quiet(simulate, open_port) -> None:
+    simulators = simulate(METER)
+    port = open_port(simulators.ports["meter"])
+    fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
+    assert ask(port, b"W?\n") == b"0800\n"
+    process = psutil.Process(simulators.pid)
+    # The one look for the client comes half a second after the traffic.
+    time.sleep(0.8)
+    switches = process.num_ctx_switches().voluntary
+    time.sleep(0.8)
+    assert process.num_ctx_switches().voluntary - switches <= 1
+    assert ask(port, b"W?\n") == b"0800\n"
+    simulators.unplug("meter")
+    simulators.replug("meter")
+    assert ask(open_port(simulators.ports["meter"]), b"W?\n") == b"0800\n"

@@ -141,9 +141,17 @@ def test_wrong_requests_are_refused_and_change_nothing(simulate: Callable[..., S
         simulators.fault("bus", "limit")
     with pytest.raises(SimulatorError, match="fault 'late' has no parameter 'delay'; did you mean 'delay_s'"):
         simulators.fault("meter", "late", delay=1.0)
+    with pytest.raises(SimulatorError, match="delay_s of fault 'late' cannot be 'long'"):
+        simulators.fault("meter", "late", delay_s="long")
+    with pytest.raises(SimulatorError, match="at least once, not 0 times"):
+        simulators.fault("meter", "silence", count=0)
+    with pytest.raises(SimulatorError, match="unknown request"):
+        simulators._request(do="explode")
+    with pytest.raises(SimulatorError, match=r"position_deg of bus\.2 cannot be 'here'"):
+        simulators.set("bus.2", position_deg="here")
     with pytest.raises(SimulatorError, match="no wire 'metre'"):
         simulators.unplug("metre")
-    with pytest.raises(SimulatorError, match="the bench has no settable 'powr_w'; did you mean 'power_w'"):
+    with pytest.raises(SimulatorError, match="bench has no settable 'powr_w'; did you mean 'power_w'"):
         simulators.set("bench", powr_w=1.0)
     assert simulators.truth()["wires"]["meter"]["plugged"]
 

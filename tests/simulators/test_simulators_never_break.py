@@ -1,5 +1,7 @@
 """Whatever a host sends, no instrument breaks, and each is there again when spoken to properly."""
 
+import random
+import socket
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from simulated_host import Host, ManualClock
 
+from simulators import default_instrument, default_wire
 from simulators.instrument import World
 from simulators.optics import OpticalBench
 from simulators.registry import ALIASES, instrument_class, type_names
@@ -81,3 +84,34 @@ def test_no_bytes_break_an_instrument_or_make_it_silent_for_ever(type_name: str)
         bench.truth()
 
     check()
+
+
+def test_no_bytes_break_a_port(simulate, open_port, wait_until) -> None:
+    simulators = simulate(
+        {**default_wire("bus", [default_instrument("ELL14", address=each) for each in "23"]), "pace": False},
+        {**default_wire("laser", [default_instrument("MaiTai")]), "pace": False},
+        default_wire("socket", [default_instrument("ScpiMeter")]),
+        default_wire("hislip", [default_instrument("ScpiMeter")], kind="hislip"),
+    )
+    noise = random.Random(5)
+    for _ in range(50):
+        for name, address in simulators.ports.items():
+            data = noise.randbytes(noise.randrange(200))
+            if name in ("socket", "hislip"):
+                host, number = address.split(":")
+                with socket.create_connection((host, int(number)), timeout=5) as client:
+                    client.sendall((b"HS" if noise.random() < 0.5 else b"") + data)
+            else:
+                open_port(address, timeout=0.2).write(data)
+    host, number = simulators.ports["socket"].split(":")
+    with socket.create_connection((host, int(number)), timeout=5) as client:
+        client.sendall(b"*IDN?\n")
+        assert client.recv(100).endswith(b"11-5-2\n")
+    bus = open_port(simulators.ports["bus"])
+    bus.write(b"\r3gv")
+    assert bus.readline().startswith(b"3GV")
+    laser = open_port(simulators.ports["laser"])
+    # Noise may have held the line up with XOFF.
+    laser.write(b"\x11\r*IDN?\r")
+    assert laser.read_until(b"CP/1.30\n").endswith(b"CP/1.30\n")
+    wait_until(lambda: simulators.truth()["wires"]["hislip"]["clients"] == 0)
