@@ -116,6 +116,15 @@ def wait_for_server(directory: DataDirectory, timeout: float) -> str:
         time.sleep(POLL_INTERVAL_S)
 
 
+def start_failure(directory: DataDirectory, state: CatalogState) -> CatalogStartFailed:
+    """Return the error that says why the server does not start."""
+    return CatalogStartFailed(
+        directory.root,
+        f"The catalog's server does not start. {state.problem} The whole log is in {directory.server_log}.",
+        _tail(directory.server_log),
+    )
+
+
 def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlueskyRuns:
     """Return the client of a server that is ready.
 

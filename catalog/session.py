@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from .client import connect, page_address, wait_delivered, wait_for_server, wait_stopped
-from .directory import DataDirectory
-from .errors import JournalWriteError
+from .client import connect, page_address, start_failure, wait_delivered, wait_for_server, wait_stopped
+from .directory import CatalogState, DataDirectory, uid_of_journal
+from .errors import CatalogError, DeliveryFailed
 from .journal import Journal
 from .launch import SessionLease, start_daemon_if_missing
 
@@ -34,7 +35,9 @@ class CatalogSession:
     pause : callable, optional
         See `Journal`: ``RE.request_pause``.
     on_trouble : callable, optional
-        See `Journal`.
+        Called, from any thread and once for each thing, with the error the user should hear of while the scan
+        goes on: `JournalWriteError` (see `Journal`), `CatalogStartFailed` when the server does not start,
+        `DeliveryFailed` when the catalog refuses a run.
 
     Attributes
     ----------
@@ -52,13 +55,15 @@ class CatalogSession:
         data_dir: str | os.PathLike[str],
         *,
         pause: Callable[[], object] | None = None,
-        on_trouble: Callable[[JournalWriteError], object] | None = None,
+        on_trouble: Callable[[CatalogError], object] | None = None,
     ) -> None:
         self.directory = DataDirectory.at(data_dir)
         self.journal = Journal(self.directory.root, pause=pause, on_trouble=on_trouble)
         self._lease = SessionLease(self.directory.root)
         self._catalog: CatalogOfBlueskyRuns | None = None
         self._catalog_url = ""
+        self._on_trouble = on_trouble
+        self._told: set[str] = set()
         self._closing = threading.Event()
         start_daemon_if_missing(self.directory)
         self._watch = threading.Thread(target=self._keep_daemon, name="catalog watch", daemon=True)
@@ -132,3 +137,17 @@ class CatalogSession:
     def _keep_daemon(self) -> None:
         while not self._closing.wait(WATCH_INTERVAL_S):
             start_daemon_if_missing(self.directory)
+            if self._on_trouble is not None:
+                self._tell_of_trouble(self._on_trouble)
+
+    def _tell_of_trouble(self, on_trouble: Callable[[CatalogError], object]) -> None:
+        state = CatalogState.read(self.directory)
+        if state is not None and state.phase == "failed" and "" not in self._told:
+            self._told.add("")
+            on_trouble(start_failure(self.directory, state))
+        for note in self.directory.journals.glob("*.problem"):
+            if note.name not in self._told:
+                self._told.add(note.name)
+                uid = uid_of_journal(note.with_suffix(".jsonl"))
+                with contextlib.suppress(FileNotFoundError):
+                    on_trouble(DeliveryFailed(uid, note.read_text("utf-8").strip()))

@@ -151,13 +151,16 @@ def test_a_server_that_cannot_start_is_reported_with_its_log(data_dir):
     directory = DataDirectory.at(data_dir)
     directory.create()
     directory.database.write_bytes(b"this is no database" * 100)
-    try:
+    told = []
+    with CatalogSession(data_dir, on_trouble=told.append) as session:
         with pytest.raises(CatalogStartFailed, match="server does not start") as caught:
-            open_catalog(data_dir, wait=50.0)
+            session.catalog(wait=50.0)
         assert "file is not a database" in caught.value.log
         assert "file is not a database" in str(caught.value)
-    finally:
-        assert shut_down(data_dir, timeout=30.0)
+        wait_until(lambda: told, "the user to be told", 5.0)
+        assert str(told[0]).startswith("The catalog's server does not start. The server ended with status 1.")
+        session.close(wait_delivered=30.0)
+    assert len(told) == 1
 
 
 def test_a_daemon_that_cannot_start_is_reported(data_dir, monkeypatch):
