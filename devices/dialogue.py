@@ -8,23 +8,25 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from coexistence import Connection, Guard, Rank
-from devices.protocols.conversation import Answer, Ask, Conversation
+from devices.protocols.conversation import Answer, Ask, Conversation, Stamped
 from devices.protocols.errors import NotReady, ProtocolError
+from devices.protocols.field import Field
 
 T = TypeVar("T")
+V = TypeVar("V", bool, int, float, str)
 
 _ASK_AGAIN_S = 0.02
 
 
-def converse(guard: Guard, conversation: Conversation[T]) -> T:
-    """Hold one conversation under a guard, and return what it concludes."""
+def converse(guard: Guard, conversation: Conversation[T], timeout: float | None = None) -> T:
+    """Hold one conversation under a guard, and return what it concludes; ``timeout`` in s is for each exchange."""
     try:
         step = next(conversation)
         while True:
             if isinstance(step, Ask):
                 reply = guard.exchange(
                     step.command,
-                    timeout=step.timeout_s,
+                    timeout=timeout if step.timeout_s is None else step.timeout_s,
                     accept=step.accept,
                     until=step.until,
                     repeatable=step.repeatable,
@@ -52,11 +54,15 @@ class Dialogue:
         Wire, owner and default timeout.
     patience_s
         How long an instrument may stay busy before that is an error.
+    timeout_s
+        Time for each conversation, waiting in line included, for instruments that are slower than the connection's
+        default.
     """
 
-    def __init__(self, connection: Connection, *, patience_s: float = 5.0) -> None:
+    def __init__(self, connection: Connection, *, patience_s: float = 5.0, timeout_s: float = 0.0) -> None:
         self.connection = connection
         self.patience_s = patience_s
+        self.timeout_s = max(timeout_s, connection.timeout)
 
     def hold(
         self,
@@ -75,12 +81,41 @@ class Dialogue:
             What the wire says: no reply, not connected, in use.
         """
         deadline = time.monotonic() + self.patience_s
+        exchange = timeout or self.connection.timeout
+        total = timeout or self.timeout_s
         while True:
             try:
-                return self.connection.transact(lambda guard: converse(guard, begin()), timeout=timeout, rank=rank)
+                return self.connection.transact(
+                    lambda guard: converse(guard, begin(), exchange_timeout),
+                    timeout=timeout or self.timeout_s,
+                    rank=rank,
+                )
             except ProtocolError as error:
                 self._raise_unless_worth_asking_again(error, deadline)
             time.sleep(_ASK_AGAIN_S)
+
+    def put(self, field: Field[V], value: V) -> Stamped[V]:
+        """Set a field on the calling thread; return what the instrument then reports.
+
+        Raises
+        ------
+        ValueRefused
+            When the value is not allowed; nothing is sent then.
+        """
+        put, checked = _settable(field, value)
+        found = self.hold(lambda: put(checked))
+        settle = field.settle
+        return found if settle is None else self.hold(lambda: settle(checked))
+
+    async def put_async(self, field: Field[V], value: V) -> Stamped[V]:
+        """As :meth:`put`, on the wire's worker.
+
+        Cancelled before its turn on the wire, nothing is sent; cancelled later, the setting takes place.
+        """
+        put, checked = _settable(field, value)
+        found = await self.hold_async(lambda: put(checked))
+        settle = field.settle
+        return found if settle is None else await self.hold_async(lambda: settle(checked))
 
     async def hold_async(
         self,
@@ -95,10 +130,14 @@ class Dialogue:
         itself and its result is dropped.
         """
         deadline = time.monotonic() + self.patience_s
+        exchange = timeout or self.connection.timeout
+        total = timeout or self.timeout_s
         while True:
             try:
                 return await self.connection.transact_async(
-                    lambda guard: converse(guard, begin()), timeout=timeout, rank=rank
+                    lambda guard: converse(guard, begin(), exchange_timeout),
+                    timeout=timeout or self.timeout_s,
+                    rank=rank,
                 )
             except ProtocolError as error:
                 self._raise_unless_worth_asking_again(error, deadline)
@@ -108,3 +147,9 @@ class Dialogue:
         if isinstance(error, NotReady) and time.monotonic() < deadline:
             return
         raise error.located(self.connection.owner, self.connection.description) from None
+
+
+def _settable(field: Field[V], value: V) -> tuple[Callable[[V], Conversation[Stamped[V]]], V]:
+    if field.put is None:
+        raise AttributeError(f"{field.name} of {field.instrument} cannot be set")
+    return field.put, field.check(value)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from devices.protocols import elliptec, newport_1830c
+from devices.protocols import elliptec, esp300, newport_1830c
 
 FlowControl = Literal["none", "rtscts", "xonxoff", "dsrdtr"]
 
@@ -32,6 +32,8 @@ class SerialOptions(InstrumentOptions):
 
     baud_rate: int = Field(default=9600, gt=0)
     """Symbols per second."""
+    flow_control: FlowControl = "none"
+    """Who may hold the line back."""
 
     terminator: ClassVar[bytes] = b"\n"
 
@@ -42,7 +44,7 @@ class SerialOptions(InstrumentOptions):
             "data_bits": 8,
             "stop_bits": 1,
             "parity": "none",
-            "flow_control": "none",
+            "flow_control": self.flow_control,
             "terminator": self.terminator,
         }
 
@@ -96,3 +98,31 @@ class ElliptecOptions(SerialOptions):
     def protocol(self) -> elliptec.ElliptecProtocol:
         """Return what to say to this module."""
         return elliptec.ElliptecProtocol(self.address, limits=self.limits, tolerance=self.tolerance)
+
+
+class ESP300Options(SerialOptions):
+    """Options of a Newport ESP300."""
+
+    terminator: ClassVar[bytes] = esp300.REPLY_TERMINATOR
+    baud_rate: int = Field(default=esp300.BAUD_RATE, gt=0)
+    """Symbols per second."""
+    flow_control: FlowControl = "none"
+    """``rtscts`` as in the manual, or ``none``, as several installations have it."""
+    axes: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
+    """Numbers of the axes in use."""
+    units: dict[int, str] = {}
+    """By axis, the units it has to be set to (``mm``, ``deg``); a controller that counts in others is refused."""
+    tolerance: float = Field(default=0.005, gt=0)
+    """How far from its target a motion may end, in the axis's units."""
+    move_timeout: float = Field(default=120.0, gt=0)
+    """Longest duration of a motion in s."""
+    home_mode: int = Field(default=1, ge=0, le=6)
+    """0 zero count, 1 home and index, 2 home, 3/4 plus/minus limit, 5/6 plus/minus limit and index."""
+    home_timeout: float = Field(default=120.0, gt=0)
+    """Longest duration of a search for the home position in s."""
+
+    def protocol(self) -> esp300.Esp300Protocol:
+        """Return what to say to this controller."""
+        return esp300.Esp300Protocol(
+            axes=self.axes, units=self.units, tolerance=self.tolerance, home_mode=self.home_mode
+        )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from devices.options import ElliptecOptions, InstrumentOptions, Newport1830COptions, SerialOptions
+from devices.options import ElliptecOptions, ESP300Options, InstrumentOptions, Newport1830COptions, SerialOptions
 
 Generation = Literal["v2", "v4"]
 Medium = Literal["serial", "visa", "camera"]
@@ -64,6 +64,7 @@ _TYPES = {
     for instrument in (
         InstrumentType("Newport1830C", "serial", "newport_1830c", Newport1830COptions),
         InstrumentType("Elliptec", "serial", "elliptec", ElliptecOptions),
+        InstrumentType("ESP300", "serial", "esp300", ESP300Options),
     )
 }
 

@@ -29,6 +29,8 @@ class Field(Generic[T]):
     put
         Starts the conversation that sets the value and returns what the instrument then reports. None for what
         can only be read.
+    settle
+        Starts the conversation that tells whether a set has taken effect; it ends with NotReady until then.
     units
         Units of the value, fixed whatever the instrument displays.
     precision
@@ -47,6 +49,7 @@ class Field(Generic[T]):
     instrument: str
     get: Callable[[], Conversation[Stamped[T]]] | None = None
     put: Callable[[T], Conversation[Stamped[T]]] | None = None
+    settle: Callable[[T], Conversation[Stamped[T]]] | None = None
     units: str | None = None
     precision: int | None = None
     limits: tuple[float, float] | None = None

@@ -3,15 +3,20 @@
 from devices.v2.driver import BlockingDriver, Value
 from devices.v2.elliptec import Elliptec, ElliptecDriver
 from devices.v2.errors import DriverHung, NotMeasured, PositionRefused
+from devices.v2.esp300 import ESP300, ESP300AxisDriver, ESP300Driver
 from devices.v2.legacy import DriverSignal, LegacyDevice, MeasuredSignal
 from devices.v2.newport_1830c import Newport1830C, Newport1830CDriver
+from devices.v2.polled import PolledDriver, PolledPositioner
 from devices.v2.positioner import LegacyPositioner, Progress
 from devices.v2.wrapping import wrap
 
 __all__ = [
+    "ESP300",
     "BlockingDriver",
     "DriverHung",
     "DriverSignal",
+    "ESP300AxisDriver",
+    "ESP300Driver",
     "Elliptec",
     "ElliptecDriver",
     "LegacyDevice",
@@ -20,6 +25,8 @@ __all__ = [
     "Newport1830C",
     "Newport1830CDriver",
     "NotMeasured",
+    "PolledDriver",
+    "PolledPositioner",
     "PositionRefused",
     "Progress",
     "Value",

@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 from coexistence import Connection
 from devices.dialogue import Dialogue, converse
 from devices.protocols.conversation import Conversation, Stamped
-from devices.protocols.field import Field, Fields
+from devices.protocols.field import Fields
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class BlockingDriver(Generic[ProtocolT]):
     def __init__(self, connection: Connection, protocol: ProtocolT) -> None:
         self.connection = connection
         self.protocol = protocol
-        self.dialogue = Dialogue(connection)
+        self.dialogue = Dialogue(connection, timeout_s=getattr(protocol, "reply_timeout_s", 0.0))
         self.identity = ""
         self._remove_reconnect_step: Callable[[], None] | None = None
 
@@ -81,12 +81,7 @@ class BlockingDriver(Generic[ProtocolT]):
         ValueRefused
             When the value is not allowed; nothing is sent then.
         """
-        field: Field[Any] = self.fields[name]
-        put = field.put
-        if put is None:
-            raise AttributeError(f"{name} of {self.protocol.instrument} cannot be set")
-        checked = field.check(value)
-        return self.dialogue.hold(lambda: put(checked))
+        return self.dialogue.put(self.fields[name], value)
 
     def restore_after_reconnect(self, begin: Callable[[], Conversation[None]]) -> None:
         """Hold a conversation each time the wire comes back, before anybody else's exchange."""

@@ -200,8 +200,10 @@ class Elliptec(LegacyPositioner):
 
     def home(self, clockwise: bool = True) -> DeviceStatus:
         """Search the home position; returns a status. Never repeated by itself."""
-        return self.do(lambda: self.driver.home(clockwise), f"homing {self.name}", timeout=self.timeout)
+        limit = self.timeout + self.timeout_s
+        return self.do_and_look(lambda: self.driver.home(clockwise), f"homing {self.name}", limit)
 
     def jog(self, forward: bool = True) -> DeviceStatus:
         """Move by one jog step; returns a status."""
-        return self.do(lambda: self.driver.jog(forward), f"jogging {self.name}", timeout=self.timeout)
+        limit = self.timeout + self.timeout_s
+        return self.do_and_look(lambda: self.driver.jog(forward), f"jogging {self.name}", limit)

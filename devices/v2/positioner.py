@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ophyd import Kind
 from ophyd.positioner import PositionerBase
-from ophyd.status import MoveStatus
+from ophyd.status import DeviceStatus, MoveStatus
 
 from devices.errors import MoveStopped
 from devices.protocols.conversation import Stamped
@@ -216,6 +216,15 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
                 self._halt_in_background()
         elif motion.request_halt(success, "it was stopped"):
             self._halt_in_background()
+
+    def do_and_look(self, work: Callable[[], None], what: str, timeout: float) -> DeviceStatus:
+        """Have a motion without a target done on the driver's thread, homing for one, and measure where it ended."""
+
+        def work_and_look() -> None:
+            work()
+            self._measure(Kind.normal)
+
+        return self.do(work_and_look, what, timeout=timeout)
 
     def _halt_failed(self, motion: _Motion, status: MoveStatus) -> None:
         if not status.success and self._motion is motion and motion.request_halt(False, "it took too long"):

@@ -145,16 +145,14 @@ class Elliptec(WireMovable, StandardReadable):
     def __init__(self, connection: Connection, *, name: str = "", **options: Any) -> None:
         self._options = ElliptecOptions(**options)
         self._protocol = self._options.protocol()
-        connector = WireDeviceConnector(connection, self._protocol)
-        super().__init__(name="", connector=connector)
+        self._wire = WireDeviceConnector(connection, self._protocol)
+        super().__init__(connector=self._wire)
         self.set_name(name, child_name_separator="_")
 
     @cached_property
     def movable_logic(self) -> ElliptecLogic:
         """How the module moves."""
-        connector = self._connector
-        assert isinstance(connector, WireDeviceConnector)
-        return ElliptecLogic(self.setpoint, self.readback, connector, self._protocol, self._options)
+        return ElliptecLogic(self.setpoint, self.readback, self._wire, self._protocol, self._options)
 
     @AsyncStatus.wrap
     async def home(self, clockwise: bool = True) -> None:
@@ -162,14 +160,8 @@ class Elliptec(WireMovable, StandardReadable):
 
         Cancelled, the module is stopped.
         """
-        done = False
-        try:
-            async with asyncio.timeout(self._options.move_timeout):
-                await self.movable_logic.follow(self._protocol.home(clockwise), lambda _: None)
-            done = True
-        finally:
-            if not done:
-                self._halt_in_background()
+        async with self.stopped_on_failure(self._options.move_timeout):
+            await self.movable_logic.follow(self._protocol.home(clockwise), lambda _: None)
 
     @AsyncStatus.wrap
     async def jog(self, forward: bool = True) -> None:
@@ -177,14 +169,8 @@ class Elliptec(WireMovable, StandardReadable):
 
         Cancelled, the module is stopped.
         """
-        done = False
-        try:
-            async with asyncio.timeout(self._options.move_timeout):
-                await self.movable_logic.follow(self._protocol.jog(forward), lambda _: None)
-            done = True
-        finally:
-            if not done:
-                self._halt_in_background()
+        async with self.stopped_on_failure(self._options.move_timeout):
+            await self.movable_logic.follow(self._protocol.jog(forward), lambda _: None)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

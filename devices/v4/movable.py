@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -149,6 +150,18 @@ class WireMovable(StandardMovable[float]):
             self._end(self._motion, success, "it was stopped")
         elif not success:
             self._halt_in_background()
+
+    @contextlib.asynccontextmanager
+    async def stopped_on_failure(self, timeout: float) -> AsyncIterator[None]:
+        """Stop the device when the block fails, is cancelled, or takes longer than the timeout in s."""
+        done = False
+        try:
+            async with asyncio.timeout(timeout):
+                yield
+            done = True
+        finally:
+            if not done:
+                self._halt_in_background()
 
     def _end(self, motion: _Motion, success: bool, reason: str) -> None:
         motion.stopped_with = success

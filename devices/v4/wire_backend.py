@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -104,13 +105,9 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
 
         Cancelled before its turn on the wire, nothing is sent; cancelled later, the setting takes place.
         """
-        field = self.field
-        put = field.put
-        if put is None:
-            raise TypeError(f"{self.source('', read=False)} cannot be set")
-        checked = field.check(value)
-        found = await self._connector.hold(lambda: put(checked))
-        self._setpoint = Stamped(checked, found.timestamp)
+        with _no_timeout_error():
+            found: Stamped[Any] = await self._connector.dialogue.put_async(self.field, value)
+        self._setpoint = found
         self.report(found)
 
     async def get_datakey(self, source: str) -> DataKey:
@@ -229,7 +226,7 @@ class WireDeviceConnector(DeviceConnector):
     ) -> None:
         self.connection = connection
         self.protocol = protocol
-        self.dialogue = Dialogue(connection)
+        self.dialogue = Dialogue(connection, timeout_s=getattr(protocol, "reply_timeout_s", 0.0))
         self.poll_period_s = poll_period_s
         self.identity = ""
         self._begin = begin
@@ -264,12 +261,8 @@ class WireDeviceConnector(DeviceConnector):
 
     async def hold(self, begin: Callable[[], Conversation[T]], rank: Rank = Rank.NORMAL) -> T:
         """Hold a conversation for a signal or command; raises NotAnswered where the wire raises a TimeoutError."""
-        try:
+        with _no_timeout_error():
             return await self.dialogue.hold_async(begin, rank=rank)
-        except TimeoutError as error:
-            if isinstance(error, CoexistenceError):
-                raise NotAnswered(error) from error
-            raise
 
     async def connect_mock(self, device: Device, mock: DeviceMock[Any]) -> None:
         """Give every signal a soft value with the field's units, precision and first choice; no wire is opened."""
@@ -317,6 +310,16 @@ class WireDeviceConnector(DeviceConnector):
             self._remove_reconnect_step = self.connection.wire.add_reconnect_step(
                 self.connection.owner, lambda guard: converse(guard, restore())
             )
+
+
+@contextlib.contextmanager
+def _no_timeout_error() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        if isinstance(error, CoexistenceError):
+            raise NotAnswered(error) from error
+        raise
 
 
 def _take(extras: list[Any], kind: type[FieldName] | type[CommandName]) -> str:

@@ -8,6 +8,7 @@ from devices import registry
 INSTRUMENTS = {
     "Newport1830C": ("meter", {}),
     "Elliptec": ("bus", {"address": "3", "limits": (-90.0, 270.0)}),
+    "ESP300": ("stage", {"axes": [1, 3]}),
 }
 
 

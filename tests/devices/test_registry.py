@@ -26,7 +26,7 @@ def test_unknown_type_comes_with_close_matches(wrong, right):
 
 
 def test_type_that_looks_like_nothing_lists_what_there_is():
-    with pytest.raises(registry.UnknownInstrument, match="Known: Newport1830C, Elliptec"):
+    with pytest.raises(registry.UnknownInstrument, match="Known: Newport1830C, Elliptec, ESP300"):
         registry.instrument_type("qqqq")
 
 

@@ -1,0 +1,185 @@
+"""The ESP300 of both generations on a byte-level simulator."""
+
+import time
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import pytest
+from bluesky.run_engine import call_in_bluesky_event_loop
+from bluesky.utils import FailedStatus
+from conftest import events
+
+import devices.v2
+import devices.v4
+from coexistence import Connection
+from devices.errors import MoveStopped
+from devices.protocols.errors import InstrumentFault, ValueRefused
+
+
+def make(generation, connection, name="stage", **options):
+    cls = (devices.v2 if generation == "v2" else devices.v4).ESP300
+    device = cls(connection("stage", name), name=name, **options)
+    if generation == "v2":
+        device.connect()
+    else:
+        call_in_bluesky_event_loop(device.connect())
+    return device
+
+
+@pytest.fixture(params=["v2", "v4"])
+def generation(request):
+    return request.param
+
+
+@pytest.fixture
+def stage(generation, connection, engine, bench):
+    bench.set("stage", limit_silence_s=0.4)
+    device = make(generation, connection)
+    yield device
+    bench.clear_faults()
+    for axis in device.axis.values():
+        engine(bps.mv(axis, 0))
+
+
+def truth(bench, axis):
+    return bench.truth()["instruments"]["stage"]["axes"][str(axis)]
+
+
+def cause(caught):
+    return caught.value.__cause__ if isinstance(caught.value, FailedStatus) else caught.value
+
+
+def test_scan_of_an_axis(bench, engine, documents, stage):
+    engine(bp.scan([], stage.axis[1], 0, 1, 3))
+    assert [event["data"]["stage_axis_1"] for event in events(documents)] == pytest.approx([0, 0.5, 1], abs=0.005)
+    descriptor = next(document for name, document in documents if name == "descriptor")
+    assert descriptor["data_keys"]["stage_axis_1"]["units"] == "mm"
+    assert descriptor["data_keys"]["stage_axis_1"]["limits"]["control"] == {"low": 0.0, "high": 50.0}
+    assert truth(bench, 1)["counter"] == pytest.approx(1, abs=0.005)
+
+
+def test_axes_move_at_the_same_time(bench, engine, stage):
+    started = time.monotonic()
+    engine(bps.mv(stage.axis[1], 2, stage.axis[2], 2, stage.axis[3], 10))
+    assert time.monotonic() - started < 1.5
+    assert [truth(bench, n)["counter"] for n in (1, 2, 3)] == pytest.approx([2, 2, 10], abs=0.005)
+
+
+def test_software_limit_is_refused_before_anything_is_sent(wire, engine, stage):
+    sent = wire("stage").stats.exchanges
+    with pytest.raises((ValueRefused, FailedStatus)) as caught:
+        engine(bps.mv(stage.axis[1], 51))
+    assert "0 to 50 mm" in str(cause(caught))
+    assert wire("stage").stats.exchanges == sent
+
+
+def test_hardware_limit_and_the_silence_after_it_are_survived(bench, engine, stage):
+    bench.set("stage", limit_silence_s=2.5)
+    bench.fault("stage", "limit")
+    with pytest.raises(FailedStatus) as caught:
+        engine(bps.mv(stage.axis[2], 1))
+    assert isinstance(cause(caught), InstrumentFault)
+    assert "axis 2: plus hardware limit" in str(cause(caught))
+    assert "stage" in str(cause(caught))
+    engine(bps.mv(stage.axis[2], 0.2))
+    assert truth(bench, 2)["counter"] == pytest.approx(0.2, abs=0.005)
+
+
+def test_refused_motion_fails_with_axis_and_text(engine, stage):
+    engine(bps.mv(stage.axis[3].enabled, False))
+    with pytest.raises(FailedStatus) as caught:
+        engine(bps.mv(stage.axis[3], 1))
+    assert "axis 3: motor not enabled" in str(cause(caught))
+    engine(bps.mv(stage.axis[3].enabled, True))
+
+
+def test_stop_in_a_motion(bench, engine, stage):
+    axis = stage.axis[1]
+
+    def plan():
+        yield from bps.abs_set(axis, 20, group="move")
+        while truth(bench, 1)["counter"] < 0.2:
+            yield from bps.sleep(0.01)
+        yield from bps.stop(axis)
+        yield from bps.wait("move")
+
+    with pytest.raises(FailedStatus) as caught:
+        engine(plan())
+    assert isinstance(cause(caught), MoveStopped)
+    deadline = time.monotonic() + 3
+    while truth(bench, 1)["moving"]:
+        assert time.monotonic() < deadline
+    assert truth(bench, 1)["counter"] < 10
+
+
+def test_homing(bench, engine, stage, generation):
+    axis = stage.axis[1]
+    engine(bps.mv(axis, 1))
+    if generation == "v2":
+        axis.home().wait(10)
+        assert axis.position == pytest.approx(0, abs=0.005)
+    else:
+
+        async def home():
+            await axis.home()
+
+        engine(bps.wait_for([home]))
+    assert truth(bench, 1)["counter"] == pytest.approx(0, abs=0.005)
+
+
+def test_settings_go_to_the_controller(bench, engine, documents, stage):
+    engine(bps.mv(stage.axis[1].velocity, 6.0))
+    with pytest.raises(FailedStatus) as caught:
+        engine(bps.mv(stage.axis[1].velocity, 600.0))
+    assert "above maximum velocity" in str(cause(caught))
+    engine(bp.count([stage]))
+    descriptor = next(document for name, document in documents if name == "descriptor")
+    assert descriptor["configuration"]["stage"]["data"]["stage_axis_1_velocity"] == 6.0
+    engine(bps.mv(stage.axis[1].velocity, 4.0))
+
+
+def test_what_one_generation_moves_the_other_measures_anew(bench, engine, documents, connection):
+    old, new = make("v2", connection, "old"), make("v4", connection, "new")
+    engine(bp.scan([old], new.axis[1], 0, 1, 3))
+    for event in events(documents):
+        assert event["data"]["old_axis_1"] == pytest.approx(event["data"]["new_axis_1"], abs=0.001)
+    engine(bps.mv(old.axis[1], 0))
+
+
+def test_loop_stays_alive_while_both_generations_move(engine, connection, loop_gap):
+    old, new = make("v2", connection, "old"), make("v4", connection, "new")
+    with loop_gap(engine.loop) as gap:
+        engine(bps.mv(old.axis[1], 1, new.axis[2], 1))
+        engine(bp.count([old, new], num=3))
+        engine(bps.mv(old.axis[1], 0, new.axis[2], 0))
+    assert gap.largest_gap_s < 0.06
+
+
+def test_only_the_axes_of_the_options_exist(bench, generation, connection, engine):
+    device = make(generation, connection, axes=[1, 3])
+    assert list(device.axis) == [1, 3]
+
+
+async def test_v4_mock_mode_needs_no_wire():
+    def no_wire():
+        raise AssertionError("the wire was opened")
+
+    device = devices.v4.ESP300(Connection(no_wire, "stage"), name="stage")
+    await device.connect(mock=True)
+    with pytest.raises(ValueRefused):
+        await device.axis[1].set(float("inf"))
+    await device.axis[1].set(5.0)
+    assert (await device.read())["stage_axis_1"]["value"] == 5.0
+    assert set(await device.describe()) == {"stage_axis_1", "stage_axis_2", "stage_axis_3"}
+
+
+def test_blocking_driver_homes_and_moves(bench, connection):
+    driver = devices.v2.ESP300Driver(connection("stage", "script"))
+    driver.connect()
+    for axis in driver.axes.values():
+        axis.connect()
+    driver.axes[2].move_to(0.5)
+    assert driver.axes[2].readback == pytest.approx(0.5, abs=0.005)
+    driver.axes[2].home()
+    driver.abort()
+    assert driver.version.startswith("ESP300")

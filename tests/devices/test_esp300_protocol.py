@@ -1,0 +1,178 @@
+from contextlib import suppress
+
+import pytest
+from conversation_table import flood, hold
+from hypothesis import given
+from hypothesis import strategies as st
+
+from devices.protocols import esp300
+from devices.protocols.conversation import Answer
+from devices.protocols.errors import (
+    InstrumentFault,
+    NotOnTarget,
+    ProtocolError,
+    SettingNotTaken,
+    UnexpectedReply,
+    ValueRefused,
+    WrongInstrument,
+)
+
+NO_ERROR = (b"TE?\r", b"0")
+
+
+def axis(number: int = 1, **options) -> esp300.Esp300Axis:
+    found = esp300.Esp300Protocol(axes=(number,), **options).axes[number]
+    prefix = str(number).encode()
+    hold(
+        found.identify(),
+        (prefix + b"SN?\r", b"2"),
+        (prefix + b"SL?\r", b"0"),
+        (prefix + b"SR?\r", b"50"),
+        (prefix + b"ID?\r", b"UTM50PP.1, SN B0117"),
+    )
+    return found
+
+
+def test_version_tells_an_esp300_from_other_instruments():
+    assert hold(esp300.Esp300Protocol().identify(), (b"VE?\r", b"ESP300 Version 3.04 07/27/01")).startswith("ESP300")
+    with pytest.raises(WrongInstrument, match=r"'VE\?' was answered with b'0.5E-3'"):
+        hold(esp300.Esp300Protocol().identify(), (b"VE?\r", b"0.5E-3"))
+
+
+def test_units_and_limits_are_the_controllers():
+    found = axis()
+    assert found.units == "mm"
+    assert found.limits == (0.0, 50.0)
+    assert found.fields["velocity"].units == "mm/s"
+    assert found.fields["readback"].limits == (0.0, 50.0)
+
+
+def test_axis_that_counts_in_other_units_is_refused():
+    wrong = esp300.Esp300Protocol(axes=(1,), units={1: "deg"}).axes[1]
+    with pytest.raises(ProtocolError, match="the controller counts in mm, the configuration in deg"):
+        hold(wrong.identify(), (b"1SN?\r", b"2"))
+
+
+def test_unit_is_named_and_never_a_number_from_another_table():
+    with pytest.raises(ValueRefused, match="units cannot be '3': allowed is one of count, step, mm"):
+        esp300.Esp300Protocol(units={1: "3"})
+
+
+def test_move_is_checked_against_the_error_queue():
+    hold(axis().start_move(12.5), NO_ERROR, (b"1PA12.5\r", None), NO_ERROR)
+    with pytest.raises(InstrumentFault, match=r"error 106 after '1PA12.5': axis 1: plus software limit") as caught:
+        hold(axis().start_move(12.5), NO_ERROR, (b"1PA12.5\r", None), (b"TE?\r", b"106"), NO_ERROR)
+    assert caught.value.code == 106
+
+
+def test_errors_from_before_a_command_are_not_taken_for_its_own():
+    hold(axis().start_move(1.0), (b"TE?\r", b"104"), (b"TE?\r", b"6"), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+
+
+def test_error_of_another_axis_is_kept_for_it():
+    controller = esp300.Esp300Protocol(axes=(1, 2))
+    hold(controller.check_errors(1, b"1PA1\r"), (b"TE?\r", b"203"), NO_ERROR)
+    with pytest.raises(InstrumentFault, match="axis 2: following error"):
+        hold(controller.check_errors(2, b"2PA1\r"), NO_ERROR)
+
+
+def test_motion_state_is_asked_and_understood_the_right_way_round():
+    moving, position = hold(axis().ask_motion(), (b"1MD?\r", b"0"), (b"1TP\r", b"3.5000"))
+    assert moving
+    assert position == (3.5, 2.0)
+    assert not hold(axis().ask_motion(), (b"1MD?\r", b"1"), (b"1TP\r", b"3.5000")).moving
+
+
+def test_motion_that_ends_elsewhere_fails():
+    hold(axis().end_motion(3.5), NO_ERROR, (b"1TP\r", b"3.5001"))
+    with pytest.raises(NotOnTarget, match=r"the motion to 3.5 mm ended at 1.2 mm"):
+        hold(axis().end_motion(3.5), NO_ERROR, (b"1TP\r", b"1.2000"))
+
+
+def test_home_stop_and_abort():
+    hold(axis().start_home(), NO_ERROR, (b"1OR1\r", None), NO_ERROR)
+    hold(axis().start_home(4), NO_ERROR, (b"1OR4\r", None), NO_ERROR)
+    hold(axis().stop(), (b"1ST\r", None))
+    hold(esp300.Esp300Protocol().abort(), (b"AB\r", None))
+    with pytest.raises(ValueRefused, match="home mode cannot be 7: allowed is 0 to 6"):
+        hold(axis().start_home(7))
+
+
+@pytest.mark.parametrize("target", [-0.001, 50.001, float("nan"), "far"])
+def test_target_outside_of_the_limits_is_refused(target):
+    with pytest.raises(ValueRefused, match="allowed is"):
+        axis().check_target(target)
+
+
+def test_settings_are_sent_checked_and_read_back():
+    field = axis().fields["velocity"]
+    found = hold(field.put(8.0), NO_ERROR, (b"1VA8\r", None), NO_ERROR, (b"1VA?\r", b"8"))
+    assert found.value == 8.0
+    with pytest.raises(InstrumentFault, match="above maximum velocity"):
+        hold(field.put(80.0), NO_ERROR, (b"1VA80\r", None), (b"TE?\r", b"110"), NO_ERROR)
+    with pytest.raises(SettingNotTaken, match=r"velocity was set to 8.0 with '1VA8', but the instrument reports 4.0"):
+        hold(field.put(8.0), NO_ERROR, (b"1VA8\r", None), NO_ERROR, (b"1VA?\r", b"4"))
+
+
+def test_new_software_limit_holds_at_once():
+    found = axis()
+    hold(found.fields["high_limit"].put(20.0), NO_ERROR, (b"1SR20\r", None), NO_ERROR, (b"1SR?\r", b"20"))
+    with pytest.raises(ValueRefused, match="0 to 20 mm"):
+        found.check_target(21)
+
+
+def test_motor_is_switched_on_and_off():
+    field = axis().fields["enabled"]
+    assert hold(field.put(True), NO_ERROR, (b"1MO\r", None), NO_ERROR, (b"1MO?\r", b"1")).value is True
+    assert hold(field.put(False), NO_ERROR, (b"1MF\r", None), NO_ERROR, (b"1MO?\r", b"0")).value is False
+    with pytest.raises(SettingNotTaken):
+        hold(field.put(True), NO_ERROR, (b"1MO\r", None), NO_ERROR, (b"1MO?\r", b"0"))
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (7, "parameter out of range"),
+        (104, "axis 1: plus hardware limit"),
+        (313, "axis 3: motor not enabled"),
+        (55, "unknown error"),
+        (277, "axis 2: unknown error"),
+    ],
+)
+def test_error_codes_have_a_text(code, text):
+    assert esp300.error_text(code) == text
+
+
+def test_axis_that_does_not_exist_is_refused():
+    with pytest.raises(ValueRefused, match="axis cannot be 4: allowed is 1, 2 or 3"):
+        esp300.Esp300Protocol(axes=(4,))
+
+
+@given(st.floats(min_value=0, max_value=50))
+def test_target_survives_the_round_trip(target):
+    sent = []
+    conversation = axis().start_move(target)
+    step = next(conversation)
+    step = conversation.send(Answer(b"0", 0.0)) if step.command == b"TE?\r" else step
+    sent.append(step.command)
+    assert sent[0].startswith(b"1PA")
+    assert float(sent[0][3:]) == pytest.approx(target, abs=1e-6)
+
+
+@given(st.sampled_from([*axis().fields]), st.binary(max_size=40))
+def test_garbage_never_becomes_a_value(name, garbage):
+    field = axis().fields[name]
+    with suppress(ProtocolError):
+        found = flood(field.get(), garbage)
+        assert type(found.value) is field.datatype
+        if field.datatype is not str:
+            assert garbage.strip()
+
+
+@given(st.binary(max_size=40))
+def test_garbage_is_no_motion_state_and_no_clean_error_queue(garbage):
+    conversation = axis().ask_motion()
+    next(conversation)
+    if garbage.strip() not in (b"0", b"1", b"+0", b"+1", b"-0", b"00", b"01"):
+        with suppress(StopIteration), pytest.raises((UnexpectedReply, StopIteration)):
+            conversation.send(Answer(garbage, 0.0))
