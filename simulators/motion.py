@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 
+_NO_DISTANCE = 1e-12
+"""Shorter moves are none: their speeds would underflow."""
+
+
 @dataclass(frozen=True)
 class _Piece:
     starts: float
@@ -106,7 +110,7 @@ def move(
         first = brake(when, position, velocity, slowing)
         rest = move(first.ends, first.target, target, speed=speed, acceleration=acceleration, deceleration=deceleration)
         return Profile([*first._pieces, *rest._pieces], rest.ends, target)
-    if distance == 0:
+    if abs(distance) < _NO_DISTANCE:
         return Profile([_Piece(when, position, 0.0, 0.0)], when, target)
     sign = math.copysign(1.0, distance)
     start = abs(velocity)

@@ -2,12 +2,15 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+import serial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulators import SpecError, motion
+from simulators import SimulatorProcess, SpecError, default_instrument, default_wire, motion
 from simulators.optics import OpticalBench
 
 angles = st.floats(-720, 720)
@@ -85,3 +88,28 @@ def test_motion_finds_when_it_passes_a_place() -> None:
     assert profile.reaches(8.1) == math.inf
     assert motion.stand(3.0).position(99.0) == 3.0
     assert not motion.stand(3.0).moving(0.0)
+
+
+def test_a_scan_through_the_ports_finds_the_true_angle(
+    simulate: Callable[..., SimulatorProcess], open_port: Callable[..., serial.Serial]
+) -> None:
+    simulators = simulate(
+        default_wire("meter", [default_instrument("Newport1830C")]),
+        default_wire("bus", [default_instrument("ELL14", address="2")]),
+        seed=11,
+        time_scale=0.1,
+    )
+    meter, bus = open_port(simulators.ports["meter"]), open_port(simulators.ports["bus"])
+    turned, powers = [], []
+    for step in range(37):
+        bus.write(b"2ma%08X" % round(step * 5 * 143360 / 360))
+        turned.append(math.radians(int(bus.readline()[3:11], 16) * 360 / 143360))
+        meter.write(b"D?\n")
+        powers.append(float(meter.readline()))
+    doubled = 2 * np.array(turned)
+    terms = np.stack([np.ones(37), np.cos(doubled), np.sin(doubled)], axis=1)
+    (mean, cosine, sine), *_ = np.linalg.lstsq(terms, np.array(powers))
+    truth = simulators.truth()["bench"]
+    assert math.degrees(math.atan2(sine, cosine)) / 2 == pytest.approx(truth["angle_deg"], abs=0.1)
+    assert 2 * math.hypot(cosine, sine) == pytest.approx(truth["amplitude_w"], rel=2e-3)
+    assert mean - math.hypot(cosine, sine) == pytest.approx(truth["offset_w"], abs=1e-6)

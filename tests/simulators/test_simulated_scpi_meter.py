@@ -167,8 +167,10 @@ def visa() -> Iterator[Callable[..., pyvisa.resources.MessageBasedResource]]:
     opened = []
 
     def open_resource(name: str, **settings) -> pyvisa.resources.MessageBasedResource:
-        opened.append(manager.open_resource(name, read_termination="\n", write_termination="\n", **settings))
-        return opened[-1]
+        resource = manager.open_resource(name, read_termination="\n", write_termination="\n", **settings)
+        assert isinstance(resource, pyvisa.resources.MessageBasedResource)
+        opened.append(resource)
+        return resource
 
     yield open_resource
     for resource in opened:
