@@ -45,7 +45,7 @@ demo: $(RUNTIME)
 	@$(BIN)/tandem demo $(ARGS)
 
 shell: $(RUNTIME)
-	@$(BIN)/tandem shell $(ARGS)
+	@$(BIN)/tandem shell --simulate $(ARGS)
 
 test: $(DEVELOPMENT)
 	$(BIN)/python -m pytest $(ARGS)
