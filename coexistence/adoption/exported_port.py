@@ -165,6 +165,7 @@ class _Outlet:
     """It cannot be known whether the program reads."""
     waits_until = 0.0
     touched = 0.0
+    gave_up = 0.0
 
     def __init__(self, master: int) -> None:
         self.changed = threading.Condition()

@@ -114,13 +114,14 @@ class StreamGuard(Guard):
         """Give a line that is not this owner's to whoever listens for such."""
         self._channel._route([line])
 
-    def expect_late(self, question: bytes, terminator: bytes, limit: float, examples: tuple[bytes, ...]) -> None:
-        """Keep a reply that may still come within ``limit`` seconds from the next owner's question."""
+    def expect_late(self, question: bytes, terminator: bytes, until: float, examples: tuple[bytes, ...]) -> Suspect:
+        """Keep a reply that may still come before ``until`` from being taken for the answer to another's question."""
         channel = self._channel
         channel._ready = False
-        channel._suspect = Suspect(
-            question, self.owner, terminator or whatever, None, perf_counter() + limit, examples=examples
+        suspect = channel._suspect = Suspect(
+            question, self.owner, terminator or whatever, None, until, examples=examples
         )
+        return suspect
 
     @contextmanager
     def _alone(self, deadline: float, exchange: _Exchange) -> Iterator[None]:

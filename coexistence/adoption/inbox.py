@@ -47,6 +47,10 @@ class Inbox(Protocol):
         """When bytes were last asked for, on :func:`time.perf_counter`'s clock."""
 
     @property
+    def gave_up(self) -> float:
+        """When a read last ended without all it waited for, on the same clock."""
+
+    @property
     def waits_until(self) -> float:
         """When those who wait now give up, on the same clock; 0 when nobody waits, infinite when never."""
 
@@ -61,6 +65,7 @@ class ReadBuffer:
         self.changed = threading.Condition()
         self.data = bytearray()
         self.touched = 0.0
+        self.gave_up = 0.0
         self._late = False
         self._readers: list[Reader] = []
         self._errors: dict[Reader, BaseException] = {}
@@ -175,6 +180,7 @@ class ReadBuffer:
                     if gap is not None and size:
                         until = min(until, grew + gap)
                     if now >= until or reader in self._cancelled:
+                        self.gave_up = now if timeout != 0 else 0.0
                         break
                     self._wait(until, fetch)
                 return self._cut(end or (len(self.data) if most is None else min(most, len(self.data))))

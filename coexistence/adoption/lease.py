@@ -20,6 +20,7 @@ from coexistence.adoption.rules import LeaseRules
 from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
+from coexistence.transport import Suspect
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ class Lease:
         self._sent = bytearray()
         self._received = bytearray()
         self._examples: tuple[bytes, ...] = ()
+        self._suspect: Suspect | None = None
 
     # On the driver's thread
 
@@ -182,6 +184,7 @@ class Lease:
             if self._wants_to_listen():
                 return
             listening, queued = self._listening is not None, self._queued_listening
+            self._shorten_suspicion()
         if listening:
             self.channel.interrupt()
         if queued is not None:
@@ -232,13 +235,14 @@ class Lease:
             self._lost_property.give_up(self)
 
     def _join(self, writer: object) -> LeaseGuard | None:
-        """Take part in the open lease, unless its turn is over and others wait."""
+        """Take part in the open lease, unless its turn is over and others wait, or its reply was not waited for."""
         with self._changed:
             guard = self._guard
             if guard is None or self._ending:
                 return None
             turn_over = bool(self._received) or perf_counter() - self._opened > self.rules.reply_time
-            self._ending = turn_over and len(self.channel.wire.arbiter) > 0
+            given_up = not self._received and self.inbox.gave_up > self._wrote
+            self._ending = given_up or (turn_over and len(self.channel.wire.arbiter) > 0)
             if not self._ending:
                 self._writers.add(writer)
             joined = None if self._ending else guard
@@ -251,11 +255,11 @@ class Lease:
         guard = LeaseGuard(self.channel, self.owner, limit, rules.rank, rules.longest + rules.reply_time)
         arbiter = self.channel.wire.arbiter
         worker = self._worker()
-        self._lost_property.give_up(self)
         self._queued_writes.add(guard)
         try:
             with explained(self.channel, self.owner):
                 arbiter.acquire_for(guard, worker)
+            self._lost_property.give_up(self)
             with self._changed:
                 self._recall_worker()
                 if self._closed:
@@ -375,24 +379,30 @@ class Lease:
             complete = received.endswith(self._terminator) if self._terminator else True
             answered = outcome != "ok" or self._satisfied or (bool(received) and complete)
             self.expecting = not answered and (self.inbox.waiting or self.inbox.touched > self._wrote)
-            limit = self._late_limit()
+            until = self._late_until()
             sent = bytes(self._sent)
         if not answered and not self._closed:
             self._lost_property.claim(self, self.channel, rules.longest)
         if self.expecting:
             outcome = "timeout"
             if rules.accept is None:
-                guard.expect_late(sent, self._terminator, limit, self._examples)
+                self._suspect = guard.expect_late(sent, self._terminator, until, self._examples)
         self._record(guard, sent, received, self._opened, outcome)
         guard.release()
 
-    def _late_limit(self) -> float:
-        """Return how long (s) a reply may still come: as long again as the driver waits for it (``changed`` held)."""
-        if self.channel.late_reply_limit is not None:
-            return self.channel.late_reply_limit
-        now = perf_counter()
+    def _late_until(self) -> float:
+        """Return until when a reply may still come: for as long again as the driver waits for it (``changed`` held)."""
+        limit = self.channel.late_reply_limit
+        if limit is not None:
+            return perf_counter() + limit
         gives_up = max(self.inbox.waits_until, self.inbox.touched)
-        return min(self._wrote + 2.0 * (gives_up - self._wrote) - now, self.rules.longest)
+        return min(self._wrote + 2.0 * (gives_up - self._wrote), perf_counter() + self.rules.longest)
+
+    def _shorten_suspicion(self) -> None:
+        """Have others wait no longer for a late reply than this driver has (``changed`` held)."""
+        suspect = self.channel._suspect
+        if suspect is not None and suspect is self._suspect:
+            suspect.until = min(suspect.until, self._late_until())
 
     def _receive(self, guard: StreamGuard, deadline: float) -> bytes | None:
         """Return what has come for this driver; lines for others go to them."""
@@ -462,8 +472,7 @@ class Lease:
         with self._changed:
             self.inbox.put(data, late=self._lost_property.claimed(self))
         self._lost_property.give_up(self)
-        suspect = self.channel._suspect
-        if suspect is not None and suspect.owner == self.owner and data.endswith(self.channel.terminator):
+        if self._suspect is not None and self.channel._suspect is self._suspect and data.endswith(self._terminator):
             self.channel._suspect = None
 
     def _record(self, guard: StreamGuard, sent: bytes, received: bytes, started: float, outcome: str) -> None:

@@ -92,7 +92,7 @@ def test_a_read_returns_what_came_when_its_time_is_over(facade, instrument, time
     began = time.perf_counter()
     assert facade.read(10) == b""
     assert timeout <= time.perf_counter() - began < timeout + 0.1
-    instrument.answer = lambda command: b"half"
+    instrument.answer = lambda _: b"half"
     facade.write(b"x\n")
     facade.timeout = 0.2
     assert facade.read(10) == b"half"
@@ -113,7 +113,7 @@ def test_a_read_without_time_limit_waits_until_there_is_something(facade, instru
 def test_a_pause_between_bytes_can_end_a_read(facade, instrument):
     facade.inter_byte_timeout = 0.05
     facade.timeout = 5.0
-    instrument.answer = lambda command: b"short"
+    instrument.answer = lambda _: b"short"
     facade.write(b"x\n")
     began = time.perf_counter()
     assert facade.read(100) == b"short"

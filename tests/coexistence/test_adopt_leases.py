@@ -1,0 +1,426 @@
+"""How long an unmodified driver keeps the wire, and who gets what comes late."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+import time
+
+import pytest
+import serial
+from ptys import instrument_and_port, unread
+
+from coexistence import AcquireTimeout, CommandTimeout, LeaseRules, SharedSerial
+
+
+class Bus:
+    """Addressed instruments on one wire: ``2p`` asks number 2, ``2m`` lets it move and reply at the end."""
+
+    def __init__(self) -> None:
+        self.move_time = 0.8
+        self.instrument = None
+
+    def __call__(self, command: bytes) -> bytes | None:
+        address, verb = command[:1], command[1:2]
+        if verb == b"m":
+            timer = threading.Timer(self.move_time, self.instrument.say, [address + b"moved\n"])
+            timer.daemon = True
+            timer.start()
+            return None
+        if verb == b"p":
+            return address + b"p" + command[2:] + b"\n"
+        return None
+
+
+@pytest.fixture
+def bus():
+    answer = Bus()
+    with instrument_and_port(answer) as (instrument, port):
+        answer.instrument = instrument
+        yield answer, port
+
+
+def facade_on(port, owner="legacy", timeout=2.0, **rules):
+    return SharedSerial(port, owner=owner, timeout=timeout, rules=LeaseRules(**rules))
+
+
+def elapsed(function) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def test_a_reply_ends_the_lease_at_once(port):
+    with facade_on(port, quiet_time=1.0) as facade:
+        facade.write(b"Q1?\n")
+        assert facade.readline() == b"A1\n"
+        assert elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.2
+
+
+def test_a_reply_that_nobody_reads_yet_ends_the_lease_too(port):
+    with facade_on(port, quiet_time=1.0) as facade:
+        facade.write(b"Q1?\n")
+        assert elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.2
+        assert facade.readline() == b"A1\n"
+
+
+def test_a_command_without_reply_keeps_the_wire_for_the_quiet_time_only(port):
+    with facade_on(port, quiet_time=0.15) as facade:
+        facade.write(b"move\n")
+        assert port.current_owner == "legacy"
+        assert 0.1 < elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.4
+        assert port.query(b"Q3?\n", owner="other") == b"A3"
+
+
+def test_a_driver_may_sleep_between_writing_and_reading(port, instrument):
+    instrument.delay = 0.05
+    with facade_on(port) as facade:
+        answers = []
+        others = threading.Thread(target=lambda: answers.extend(port.query(b"Q9?\n", owner="other") for _ in range(10)))
+        facade.write(b"Q1?\n")
+        others.start()
+        time.sleep(0.08)
+        assert facade.readline() == b"A1\n"
+        others.join()
+        assert answers == [b"A9"] * 10
+
+
+def test_a_command_in_two_pieces_is_one_lease(port):
+    with facade_on(port) as facade:
+        facade.write(b"Q1")
+        answers = []
+        other = threading.Thread(target=lambda: answers.append(port.query(b"Q9?\n", owner="other")))
+        other.start()
+        time.sleep(0.03)
+        facade.write(b"?\n")
+        assert facade.readline() == b"A1\n"
+        other.join()
+        assert answers == [b"A9"]
+        assert [(e.owner, e.sent, e.received, e.outcome) for e in port.log] == [
+            ("legacy", b"Q1?\n", b"A1\n", "ok"),
+            ("other", b"Q9?\n", b"A9", "ok"),
+        ]
+
+
+def test_a_reply_after_the_lease_is_kept_for_the_driver(bus):
+    answer, port = bus
+    answer.move_time = 0.3
+    with facade_on(port) as facade:
+        facade.write(b"2m\n")
+        time.sleep(0.2)
+        assert port.current_owner is None
+        deadline = time.perf_counter() + 0.4
+        while time.perf_counter() < deadline:
+            assert port.query(b"3p\n", owner="v4", accept=lambda line: line.startswith(b"3")) == b"3p"
+        assert facade.in_waiting == 7
+        assert facade.readline() == b"2moved\n"
+
+
+def test_a_reply_after_the_lease_is_read_also_when_nobody_else_uses_the_wire(bus):
+    answer, port = bus
+    answer.move_time = 0.3
+    with facade_on(port) as facade:
+        facade.write(b"2m\n")
+        time.sleep(0.2)
+        assert facade.readline() == b"2moved\n"
+
+
+def test_a_long_move_does_not_hold_who_can_tell_the_replies_apart(bus):
+    answer, port = bus
+    with facade_on(port, timeout=3.0) as facade:
+        facade.write(b"2p\n")
+        assert facade.readline() == b"2p\n"
+        moved = []
+        answer.move_time = 1.5
+        driver = threading.Thread(target=lambda: (facade.write(b"2m\n"), moved.append(facade.readline())))
+        driver.start()
+        time.sleep(0.02)
+        waits = []
+        while driver.is_alive():
+            began = time.perf_counter()
+            assert port.query(b"3p\n", owner="v4", accept=lambda line: line.startswith(b"3")) == b"3p"
+            waits.append(time.perf_counter() - began)
+        driver.join()
+        assert moved == [b"2moved\n"]
+        assert max(waits) < 0.75
+        assert len(waits) > 20
+
+
+def test_a_driver_that_says_which_lines_are_its_own_frees_the_wire_after_the_quiet_time(bus):
+    _, port = bus
+    with (
+        facade_on(port, "first", accept=lambda line: line.startswith(b"2")) as first,
+        facade_on(port, "second", accept=lambda line: line.startswith(b"3")) as second,
+    ):
+        moved = []
+        driver = threading.Thread(target=lambda: (first.write(b"2m\n"), moved.append(first.readline())))
+        driver.start()
+        time.sleep(0.02)
+        waits = []
+        while driver.is_alive():
+            began = time.perf_counter()
+            second.write(b"3p%d\n" % len(waits))
+            assert second.readline() == b"3p%d\n" % len(waits)
+            waits.append(time.perf_counter() - began)
+        driver.join()
+        assert moved == [b"2moved\n"]
+        assert max(waits) < 0.3
+
+
+def test_a_reply_later_than_the_lease_is_never_given_to_who_cannot_tell(port, instrument):
+    instrument.delay = lambda command: 0.7 if command == b"Qslow?" else 0.0
+    with facade_on(port, timeout=2.0) as facade:
+        slow = []
+        driver = threading.Thread(target=lambda: (facade.write(b"Qslow?\n"), slow.append(facade.readline())))
+        driver.start()
+        time.sleep(0.02)
+        number = 0
+        while driver.is_alive():
+            number += 1
+            with contextlib.suppress(AcquireTimeout, CommandTimeout):
+                assert port.query(b"Q%d?\n" % number, owner="other", timeout=0.6) == b"A%d" % number
+        driver.join()
+        assert slow == [b"Aslow\n"]
+        assert all(entry.outcome in ("ok", "not sent") for entry in port.log if entry.owner == "other")
+        assert unread(instrument, port) == b""
+
+
+def test_a_reply_that_the_driver_gave_up_does_not_answer_its_next_question(port, instrument):
+    instrument.delay = lambda command: 0.3 if command == b"Qslow?" else 0.0
+    with facade_on(port, timeout=0.2) as facade:
+        facade.write(b"Qslow?\n")
+        assert facade.readline() == b""
+        facade.write(b"Q2?\n")
+        assert facade.readline() == b"A2\n"
+
+
+def test_a_fast_polling_driver_leaves_others_their_turn(port):
+    stop = threading.Event()
+    counts = {"first": 0, "second": 0, "blocking": 0}
+
+    def poll(name: str) -> None:
+        with facade_on(port, name) as facade:
+            while not stop.is_set():
+                facade.write(b"Q%d?\n" % counts[name])
+                assert facade.read_until() == b"A%d\n" % counts[name]
+                counts[name] += 1
+
+    def query() -> None:
+        while not stop.is_set():
+            assert port.query(b"Qb?\n", owner="blocking") == b"Ab"
+            counts["blocking"] += 1
+
+    threads = [threading.Thread(target=poll, args=[name]) for name in ("first", "second")]
+    threads.append(threading.Thread(target=query))
+    for thread in threads:
+        thread.start()
+    time.sleep(1.0)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert max(counts.values()) - min(counts.values()) <= 0.2 * max(counts.values()) + 2
+
+
+def test_a_driver_that_writes_without_end_leaves_others_their_turn(port):
+    stop = threading.Event()
+
+    def command() -> None:
+        with facade_on(port) as facade:
+            while not stop.wait(0.01):
+                facade.write(b"move\n")
+
+    driver = threading.Thread(target=command)
+    driver.start()
+    time.sleep(0.05)
+    assert elapsed(lambda: port.query(b"Q1?\n", owner="other", timeout=2.0)) < 1.0
+    stop.set()
+    driver.join()
+
+
+def test_a_stream_without_end_does_not_hold_the_wire_for_ever(port, instrument):
+    stop = threading.Event()
+
+    def stream() -> None:
+        while not stop.wait(0.01):
+            instrument.say(b"x")
+
+    streamer = threading.Thread(target=stream)
+    with facade_on(port, longest=0.4) as facade:
+        facade.write(b"start\n")
+        streamer.start()
+        with port.acquire("other", timeout=1.0):
+            assert facade.in_waiting > 5
+        stop.set()
+        streamer.join()
+
+
+def test_hold_keeps_the_wire_for_several_commands_and_their_slow_replies(port, instrument):
+    instrument.delay = 0.2
+    with facade_on(port) as facade:
+        answers = []
+        other = threading.Thread(target=lambda: answers.append(port.query(b"Q9?\n", owner="other", timeout=3.0)))
+        with facade.hold():
+            other.start()
+            for number in range(3):
+                facade.write(b"Q%d?\n" % number)
+                time.sleep(0.02)
+                assert facade.readline() == b"A%d\n" % number
+            assert port.current_owner == "legacy"
+            assert not answers
+        other.join()
+        assert answers == [b"A9"]
+
+
+def test_a_driver_used_within_a_hold_takes_part_in_it(port):
+    with facade_on(port) as facade, port.acquire("sequence") as guard:
+        assert guard.query(b"Q1?\n") == b"A1"
+        facade.write(b"Q2?\n")
+        assert facade.readline() == b"A2\n"
+        facade.write(b"Q3?\n")
+        time.sleep(0.02)
+        assert facade.in_waiting == 3
+        facade.reset_input_buffer()
+        facade.timeout = 0.05
+        assert facade.read(1) == b""
+        assert guard.query(b"Q4?\n") == b"A4"
+        assert port.current_owner == "sequence"
+
+
+def test_two_leases_of_one_wire_and_a_hold_do_not_confuse_each_other(port):
+    with facade_on(port, "first") as first, facade_on(port, "second") as second:
+        first.write(b"Q1?\n")
+        second.write(b"Q2?\n")
+        assert second.readline() == b"A2\n"
+        assert first.readline() == b"A1\n"
+
+
+def test_a_thread_of_its_own_may_read(port):
+    lines = []
+    with facade_on(port, timeout=None) as facade:
+
+        def collect() -> None:
+            while len(lines) < 50:
+                lines.append(facade.readline())
+
+        reader = threading.Thread(target=collect)
+        reader.start()
+        for number in range(50):
+            facade.write(b"Q%d?\n" % number)
+            assert port.query(b"Qother%d?\n" % number, owner="other") == b"Aother%d" % number
+        reader.join(5.0)
+    assert lines == [b"A%d\n" % number for number in range(50)]
+
+
+def test_whoever_asks_gets_the_wire_from_a_reader_that_only_listens(port, instrument):
+    with facade_on(port, timeout=None) as facade:
+        came = []
+        reader = threading.Thread(target=lambda: came.append(facade.readline()))
+        reader.start()
+        for _ in range(20):
+            assert elapsed(lambda: port.query(b"Q1?\n", owner="other")) < 0.2
+        instrument.say(b"unasked\n")
+        reader.join(2.0)
+        assert came == [b"unasked\n"]
+
+
+def test_unasked_lines_reach_other_listeners_too(port, instrument, wait_for):
+    heard = []
+    port.add_stray_listener(lambda line, _: heard.append(line))
+    with facade_on(port) as facade:
+        instrument.say(b"button\n")
+        assert facade.readline() == b"button\n"
+        assert heard == [b"button"]
+
+
+def test_a_driver_thread_that_dies_leaves_a_wire_that_becomes_free(port):
+    facade = facade_on(port)
+
+    def write_and_die() -> None:
+        facade.write(b"move\n")
+
+    driver = threading.Thread(target=write_and_die)
+    driver.start()
+    driver.join()
+    assert elapsed(lambda: port.query(b"Q1?\n", owner="other")) < 0.3
+    facade.close()
+
+
+def test_an_interrupted_read_leaves_a_wire_that_becomes_free(port, instrument):
+    instrument.silent = True
+    with facade_on(port, timeout=5.0, reply_time=0.2) as facade:
+        facade.write(b"Q1?\n")
+        threading.Timer(0.1, os.kill, [os.getpid(), signal.SIGINT]).start()
+        with pytest.raises(KeyboardInterrupt):
+            facade.readline()
+        instrument.silent = False
+        assert port.query(b"Q2?\n", owner="other", timeout=2.0) == b"A2"
+        facade.write(b"Q3?\n")
+        assert facade.readline() == b"A3\n"
+
+
+def test_closing_within_a_lease_keeps_its_reply_from_others(port, instrument):
+    instrument.delay = 0.05
+    facade = facade_on(port)
+    facade.write(b"Q1?\n")
+    assert elapsed(facade.close) < 0.04
+    assert port.query(b"Q2?\n", owner="other") == b"A2"
+
+
+def test_a_revoked_lease_is_a_serial_exception_and_the_next_one_works(port, instrument):
+    instrument.silent = True
+    with facade_on(port, timeout=5.0) as facade:
+        facade.write(b"move\n")
+        threading.Timer(0.05, port.revoke, ["legacy"]).start()
+        with pytest.raises(serial.SerialException, match="was ended after"):
+            facade.readline()
+        instrument.silent = False
+        facade.write(b"Q3?\n")
+        assert facade.readline() == b"A3\n"
+
+
+def test_waiting_for_the_wire_closes_no_circle_unseen(tmp_path):
+    with instrument_and_port() as (_, one), instrument_and_port() as (_, two):
+        one.wire.arbiter.check_order = two.wire.arbiter.check_order = False
+        both = threading.Barrier(2)
+        outcomes = []
+
+        def cross(mine, other) -> None:
+            with SharedSerial(other, owner=f"driver on {other.name}", timeout=1.0) as facade, mine.acquire("sequence"):
+                both.wait()
+                try:
+                    facade.write(b"Q1?\n")
+                    outcomes.append(facade.readline())
+                except serial.SerialException as error:
+                    outcomes.append(type(error.__cause__).__name__)
+
+        threads = [threading.Thread(target=cross, args=pair) for pair in ((one, two), (two, one))]
+        began = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(map(str, outcomes)) == ["DeadlockDetected", "b'A1\\n'"]
+        assert time.perf_counter() - began < 1.5
+
+
+async def test_a_driver_on_the_event_loop_never_hangs_behind_a_task_of_that_loop(port):
+    with facade_on(port) as facade:
+        async with port.acquire_async("task"):
+            pass
+
+        async def hold() -> None:
+            async with port.acquire_async("task"):
+                held.set()
+                await done.wait()
+
+        held, done = asyncio.Event(), asyncio.Event()
+        holder = asyncio.create_task(hold())
+        await held.wait()
+        with pytest.raises(serial.SerialException) as refused:
+            facade.write(b"Q1?\n")
+        assert type(refused.value.__cause__).__name__ == "WouldDeadlock"
+        done.set()
+        await holder
+        facade.write(b"Q1?\n")
+        assert facade.readline() == b"A1\n"
