@@ -7,14 +7,14 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
-from coexistence import Connection, SerialPortPool
+from coexistence import Channel, Connection, SharedResources
 from coexistence.config import Generation, InstrumentConfig
 from coexistence.errors import CoexistenceError, ConfigError
 from devices import registry
@@ -60,32 +60,39 @@ class InstrumentsFailed(CoexistenceError):
         super().__init__("\n".join(str(failure) for failure in failures))
 
 
-class Wires:
-    """The wires of a session: each is opened when the first instrument on it connects, and closed with the rest."""
+def connection_of(instrument: InstrumentConfig, resources: SharedResources) -> Connection:
+    """Return what the driver of an instrument talks through; its wire is opened when the instrument connects.
 
-    def __init__(self) -> None:
-        self._serial = SerialPortPool()
-
-    def connection(self, instrument: InstrumentConfig) -> Connection:
-        """Return what the driver of an instrument talks through; nothing is opened yet.
-
-        Raises
-        ------
-        ConfigError
-            The instrument names no wire.
-        """
-        if instrument.serial_port is None:
-            raise ConfigError(f"{instrument.id!r} is on {instrument.wire}, which is no serial port")
-        settings = registry.line_settings(instrument.type, instrument.options)
-        open_port = partial(self._serial.get, instrument.serial_port, **settings)
-        return Connection(open_port, instrument.id, timeout=instrument.timeout)
-
-    def close(self) -> None:
-        """Close every wire; whoever still waits for one is told so."""
-        self._serial.close()
+    Raises
+    ------
+    ConfigError
+        The instrument is on nothing that carries bytes.
+    """
+    port = instrument.serial_port or instrument.serial_device
+    if port is not None:
+        open_wire: Callable[[], Channel] = partial(resources.serial.get, port, **_line_settings(instrument))
+    elif instrument.resource is not None:
+        open_wire = partial(_open_resource, resources, instrument)
+    else:
+        raise ConfigError(
+            f"{instrument.id!r} is on {instrument.wire}, which is neither a serial port nor a VISA resource"
+        )
+    return Connection(open_wire, instrument.id, timeout=instrument.timeout, description=instrument.wire or "")
 
 
-def build(instrument: Instrument, wires: Wires) -> Any:
+def _line_settings(instrument: InstrumentConfig) -> dict[str, Any]:
+    if registry.instrument_type(instrument.type).medium == "serial":
+        return registry.line_settings(instrument.type, instrument.options)
+    return instrument.line_settings
+
+
+def _open_resource(resources: SharedResources, instrument: InstrumentConfig) -> Channel:
+    assert instrument.resource is not None
+    session = resources.visa.session(instrument.resource, owner=instrument.id, timeout=instrument.timeout)
+    return session.raw.wire
+
+
+def build(instrument: Instrument, resources: SharedResources) -> Any:
     """Make the device object of an instrument; nothing is sent on a wire.
 
     Raises
@@ -97,10 +104,10 @@ def build(instrument: Instrument, wires: Wires) -> Any:
     device_class = registry.device_class(config.type, instrument.generation)
     if config.is_foreign:
         return device_class(*config.args, name=config.id, **config.kwargs)
-    return device_class(wires.connection(config), name=config.id, **config.options)
+    return device_class(connection_of(config, resources), name=config.id, **config.options)
 
 
-def connect_all(instruments: list[Instrument], wires: Wires, loop: asyncio.AbstractEventLoop) -> None:
+def connect_all(instruments: list[Instrument], resources: SharedResources, loop: asyncio.AbstractEventLoop) -> None:
     """Build and connect all instruments in parallel; each costs its own time limit at the most.
 
     v2 instruments connect on threads of their own, v4 instruments on the RunEngine's loop. What happened is noted
@@ -110,8 +117,8 @@ def connect_all(instruments: list[Instrument], wires: Wires, loop: asyncio.Abstr
     ----------
     instruments
         What is configured.
-    wires
-        Where their connections come from.
+    resources
+        Where their wires come from.
     loop
         The running event loop the v4 devices are to belong to.
     """
@@ -119,7 +126,7 @@ def connect_all(instruments: list[Instrument], wires: Wires, loop: asyncio.Abstr
     pending: list[tuple[Instrument, Future[None]]] = []
     for instrument in instruments:
         try:
-            instrument.device = build(instrument, wires)
+            instrument.device = build(instrument, resources)
         except Exception as error:
             _note_failure(instrument, error)
             continue

@@ -20,13 +20,13 @@ from bluesky import RunEngine
 from bluesky.run_engine import set_bluesky_event_loop
 
 from catalog import CatalogSession
+from coexistence import SharedResources
 from coexistence.config import DualConfig, Generation
 from profiles.configuration import load_configuration
 from profiles.instruments import (
     Instrument,
     InstrumentFailed,
     InstrumentsFailed,
-    Wires,
     connect_all,
     facts_of,
 )
@@ -67,6 +67,8 @@ class Session:
         Where runs and metadata are kept.
     capture
         The session's part of the catalog: its journal, and the address of the web page.
+    resources
+        The wires of both generations: who holds and waits for what.
     simulated
         The simulated bench, or None.
     instruments
@@ -87,6 +89,7 @@ class Session:
     ) -> None:
         self.config = config
         self.data_dir = data_dir
+        self.resources = SharedResources(config)
         self.simulated: SimulatedBench | None = None
         self.instruments: dict[str, Instrument] = {}
         self._connected: dict[str, Any] = {}
@@ -224,9 +227,8 @@ class Session:
         self.RE = self._make_run_engine()
         self.RE.subscribe(self.capture.journal)
         self.RE.subscribe(self._note_end_of_run, "stop")
-        wires = Wires()
-        self._clean_up(wires.close)
-        self._connect(wires)
+        self._clean_up(self.resources.close)
+        self._connect()
         self._clean_up(self._stop_devices)
         self._clean_up(self._end_plan)
 
@@ -264,14 +266,14 @@ class Session:
         self._clean_up(lambda: _end_loop(run_engine))
         return run_engine
 
-    def _connect(self, wires: Wires) -> None:
+    def _connect(self) -> None:
         instruments = []
         for generation, config in self.config.instruments():
             if self.simulated is not None:
                 config = self.simulated.replace_wire(config)
             instruments.append(Instrument(generation, config))
         self.instruments = {instrument.config.id: instrument for instrument in instruments}
-        connect_all(instruments, wires, self.RE.loop)
+        connect_all(instruments, self.resources, self.RE.loop)
         for name, instrument in self.instruments.items():
             if instrument.error is None:
                 self._connected[name] = instrument.device

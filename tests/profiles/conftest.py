@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from catalog import SessionLease, shut_down
+from catalog.client import wait_for_server
 from catalog.launch import start_daemon_if_missing
 
 HOLD_PORT = """
@@ -27,6 +28,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("profiles") / "data"
     with SessionLease(directory) as lease:
         start_daemon_if_missing(lease.directory)
+        wait_for_server(lease.directory, timeout=60)
         yield directory
     shut_down(directory, timeout=60)
 
