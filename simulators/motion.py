@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-
 _NO_DISTANCE = 1e-12
 """Shorter moves are none: their speeds would underflow."""
 

@@ -103,7 +103,8 @@ def test_a_scan_through_the_ports_finds_the_true_angle(
     turned, powers = [], []
     for step in range(37):
         bus.write(b"2ma%08X" % round(step * 5 * 143360 / 360))
-        turned.append(math.radians(int(bus.readline()[3:11], 16) * 360 / 143360))
+        pulses = int.from_bytes(bytes.fromhex(bus.readline()[3:11].decode()), signed=True)
+        turned.append(math.radians(pulses * 360 / 143360))
         meter.write(b"D?\n")
         powers.append(float(meter.readline()))
     doubled = 2 * np.array(turned)
