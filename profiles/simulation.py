@@ -8,6 +8,7 @@ from typing import Any
 
 from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.errors import ConfigError, Problem
+from devices import registry
 from simulators import SimulatorProcess
 from simulators.errors import SpecError
 from simulators.spec import build_spec, default_instrument, default_wire
@@ -36,6 +37,7 @@ class SimulatedBench:
     def __init__(self, config: DualConfig) -> None:
         self._name_of: dict[str, str] = {}
         wires: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+        lines: dict[str, dict[str, Any]] = {}
         problems = []
         for generation, instrument in config.instruments():
             wire = _wire_of(instrument)
@@ -56,12 +58,13 @@ class SimulatedBench:
             name = self._name_of.setdefault(wire, _wire_name(wire, self._name_of))
             physical = (instrument.type, *options.values())
             wires.setdefault(name, {}).setdefault(physical, {}).update(simulated)
+            lines[name] = _line_of(instrument)
         if problems:
             raise ConfigError(*problems)
         simulation = config.simulation
         self._simulators = SimulatorProcess(
             build_spec(
-                [default_wire(name, instruments.values()) for name, instruments in wires.items()],
+                [default_wire(name, instruments.values(), **lines[name]) for name, instruments in wires.items()],
                 seed=simulation.seed,
                 time_scale=simulation.time_scale,
                 bench=simulation.bench,
@@ -106,6 +109,14 @@ class SimulatedBench:
 def _wire_of(instrument: InstrumentConfig) -> str | None:
     """Return what the instrument shares with others on its wire; None when it has no wire to replace."""
     return None if instrument.is_foreign else instrument.serial_device or instrument.resource
+
+
+def _line_of(instrument: InstrumentConfig) -> dict[str, Any]:
+    """Return how the driver sets its serial line, so that the simulated one is set the same."""
+    if registry.instrument_type(instrument.type).medium != "serial":
+        return {}
+    settings = registry.line_settings(instrument.type, instrument.options)
+    return {key: value for key, value in settings.items() if key != "terminator"}
 
 
 def _wire_name(wire: str, taken: dict[str, str]) -> str:

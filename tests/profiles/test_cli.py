@@ -113,11 +113,11 @@ def test_a_mistyped_command_is_told(tandem):
     assert "No such command 'dmeo'" in done.stderr
 
 
-def test_config_check_accepts_the_profiles_that_come_with_the_project(tandem):
-    for profile in ("sim",):
-        done = finished(tandem("config", "check", "--no-hardware", profile))
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout == f"{profile}: nothing is wrong; 4 instruments\n"
+@pytest.mark.parametrize(("profile", "instruments"), [("sim", 4), ("lab", 5)])
+def test_config_check_accepts_the_profiles_that_come_with_the_project(tandem, profile: str, instruments: int):
+    done = finished(tandem("config", "check", "--no-hardware", profile))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{profile}: nothing is wrong; {instruments} instruments\n"
 
 
 def test_config_check_tells_all_problems_to_people_and_to_programs(tandem, tmp_path: Path):

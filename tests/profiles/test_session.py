@@ -204,6 +204,13 @@ def test_two_sessions_at_once_share_the_directory_and_no_scan_number(data_dir: P
     assert numbers == list(range(numbers[0], numbers[0] + 4))
 
 
+def test_the_template_of_a_real_bench_scans_on_simulated_wires(data_dir: Path):
+    with Session.open("lab", simulate=True, data_dir=data_dir, strict=True) as session:
+        devices = session.devices
+        result = session.RE(bp.scan([devices.power_v2, devices.power_v4], devices.polarizer, 0, 10, 2))
+    assert result.exit_status == "success"
+
+
 def test_a_wire_in_the_configuration_is_one_simulated_wire(data_dir: Path):
     with Session.open("sim", simulate=True, data_dir=data_dir) as session:
         wires = {name: instrument.config.wire for name, instrument in session.instruments.items()}
