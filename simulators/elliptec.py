@@ -9,7 +9,7 @@ from .errors import SpecError
 from .instrument import Channel, Instrument, World
 from .loop import Timer
 
-OK, COMMAND_ERROR, OUT_OF_RANGE_VALUE, ISOLATED, OUT_OF_ISOLATION = 0x00, 0x03, 0x04, 0x05, 0x06
+OK, COMMAND_ERROR, OUT_OF_RANGE_VALUE, OUT_OF_ISOLATION = 0x00, 0x03, 0x04, 0x06
 BUSY, OUT_OF_RANGE_POSITION = 0x09, 0x0C
 
 _PARAMETER_LENGTH = {

@@ -240,7 +240,7 @@ def _serve(control: _Control, line: bytes, directory: Path, parent: int | None) 
     except (SimulatorError, ValueError, OSError) as error:
         control.write({"ready": False, "error": str(error)})
         return 2
-    with contextlib.closing(simulation):
+    with contextlib.closing(loop), contextlib.closing(simulation):
         control.write({"ready": True, "pid": os.getpid(), "directory": str(directory), "ports": simulation.ports()})
         control.attach(loop, simulation.answer)
         if parent is not None:
