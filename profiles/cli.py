@@ -135,6 +135,16 @@ def config_check(
     _finish(lambda: check_files(files, json_output=json, hardware=hardware))
 
 
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON Schema of configuration files, for editors that complete and check TOML."""
+    import json
+
+    from coexistence.config import DualConfig
+
+    typer.echo(json.dumps(DualConfig.model_json_schema(), indent=1))
+
+
 @catalog_app.command("stop")
 def catalog_stop(data_dir: Annotated[Path, typer.Argument(help="The data directory.")] = Path("tandem-data")) -> None:
     """Stop a catalog's server that was kept, once everything is delivered."""

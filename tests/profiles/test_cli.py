@@ -144,6 +144,12 @@ def test_config_check_looks_for_the_ports(tandem, tmp_path: Path):
     assert "Serial port '/dev/no-such-port' of instrument 'a' does not exist" in done.stderr
 
 
+def test_the_schema_of_configuration_files_is_for_editors(tandem):
+    schema = json.loads(finished(tandem("config", "schema")).stdout)
+    assert set(schema["properties"]) == {"application", "v2", "v4", "catalog", "simulation"}
+    assert {"id", "type", "serial_port"} <= set(schema["$defs"]["InstrumentConfig"]["properties"])
+
+
 @pytest.mark.server
 def test_a_plan_runs_from_the_command_line_and_is_listed(tandem, data_dir: Path, capsys):
     done = finished(tandem("run", "malus", "-s", "--power", "power_v4", "--num", "6", "--json", "--data-dir", data_dir))
