@@ -9,13 +9,14 @@ from typing import TypeVar
 
 from coexistence import Connection, Guard, Rank
 from devices.protocols.conversation import Answer, Ask, Conversation, Stamped
-from devices.protocols.errors import NotReady, ProtocolError
+from devices.protocols.errors import NotReady, ProtocolError, WrongInstrument
 from devices.protocols.field import Field
 
 T = TypeVar("T")
 V = TypeVar("V", bool, int, float, str)
 
 _ASK_AGAIN_S = 0.02
+_LEFTOVERS_S = 0.1
 
 
 def converse(guard: Guard, conversation: Conversation[T], timeout: float | None = None) -> T:
@@ -86,13 +87,33 @@ class Dialogue:
         while True:
             try:
                 return self.connection.transact(
-                    lambda guard: converse(guard, begin(), exchange_timeout),
-                    timeout=timeout or self.timeout_s,
-                    rank=rank,
+                    lambda guard: converse(guard, begin(), exchange), timeout=total, rank=rank
                 )
             except ProtocolError as error:
                 self._raise_unless_worth_asking_again(error, deadline)
             time.sleep(_ASK_AGAIN_S)
+
+    def identify(self, begin: Callable[[], Conversation[str]]) -> str:
+        """Hold the conversation in which an instrument says what it is.
+
+        A first wrong answer may be a reply that was under way to somebody else when the port was opened, a program
+        that was killed for one: it is given up, and the instrument asked once more.
+        """
+        try:
+            return self.hold(begin)
+        except WrongInstrument:
+            time.sleep(_LEFTOVERS_S)
+            self.connection.collect_strays()
+            return self.hold(begin)
+
+    async def identify_async(self, begin: Callable[[], Conversation[str]]) -> str:
+        """As :meth:`identify`, on the wire's worker."""
+        try:
+            return await self.hold_async(begin)
+        except WrongInstrument:
+            await asyncio.sleep(_LEFTOVERS_S)
+            await self.connection.collect_strays_async()
+            return await self.hold_async(begin)
 
     def put(self, field: Field[V], value: V) -> Stamped[V]:
         """Set a field on the calling thread; return what the instrument then reports.
@@ -135,9 +156,7 @@ class Dialogue:
         while True:
             try:
                 return await self.connection.transact_async(
-                    lambda guard: converse(guard, begin(), exchange_timeout),
-                    timeout=timeout or self.timeout_s,
-                    rank=rank,
+                    lambda guard: converse(guard, begin(), exchange), timeout=total, rank=rank
                 )
             except ProtocolError as error:
                 self._raise_unless_worth_asking_again(error, deadline)

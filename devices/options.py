@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from devices.protocols import elliptec, esp300, newport_1830c
+from devices.protocols import elliptec, esp300, maitai, newport_1830c, scpi
 
 FlowControl = Literal["none", "rtscts", "xonxoff", "dsrdtr"]
 
@@ -125,4 +125,101 @@ class ESP300Options(SerialOptions):
         """Return what to say to this controller."""
         return esp300.Esp300Protocol(
             axes=self.axes, units=self.units, tolerance=self.tolerance, home_mode=self.home_mode
+        )
+
+
+class MaiTaiOptions(SerialOptions):
+    """Options of a Spectra-Physics Mai Tai."""
+
+    terminator: ClassVar[bytes] = maitai.TERMINATOR
+    flow_control: FlowControl = "xonxoff"
+    """``none`` for units that run at 115200 baud."""
+    tuning_timeout: float = Field(default=120.0, gt=0)
+    """Longest duration of tuning in s."""
+    watchdog: int | None = Field(default=None, ge=0, le=3600)
+    """Seconds without a command after which the laser turns its pump off by itself; 0 never, None leaves it."""
+
+    def protocol(self) -> maitai.MaiTaiProtocol:
+        """Return what to say to this laser."""
+        return maitai.MaiTaiProtocol(watchdog_s=self.watchdog)
+
+
+class ScpiSignal(BaseModel):
+    """One signal of a generic SCPI instrument."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: str
+    """What asks for it, ``MEAS:VOLT:DC?`` for one."""
+    write: str | None = None
+    """What sets it, with ``{}`` for the value; None for signals that can only be read."""
+    datatype: Literal["float", "int", "bool", "str"] = "float"
+    """Type of the value."""
+    kind: Literal["hinted", "normal", "config", "omitted"] = "normal"
+    """Whether it is measured for each event, is a setting, or neither."""
+    units: str | None = None
+    """Units of the value."""
+    precision: int | None = None
+    """Digits after the decimal point worth showing."""
+    limits: tuple[float, float] | None = None
+    """Lowest and highest value that may be set."""
+    repeatable: bool = True
+    """Whether it may be asked for again when its reply was lost; not for what triggers something."""
+
+    def field(self, name: str, protocol: scpi.ScpiProtocol) -> Any:
+        """Return the field of this signal."""
+        types: dict[str, Any] = {"float": float, "int": int, "bool": bool, "str": str}
+        return protocol.number_field(
+            name,
+            types[self.datatype],
+            self.query,
+            write=self.write,
+            units=self.units,
+            precision=self.precision,
+            limits=self.limits,
+            repeatable=self.repeatable,
+        )
+
+
+class ScpiOptions(InstrumentOptions):
+    """Options every SCPI instrument has."""
+
+    expected_identity: str = ""
+    """A part of what ``*IDN?`` has to answer; empty takes any instrument."""
+    setup: tuple[str, ...] = ()
+    """Commands to send when connecting and after each reconnect."""
+    reply_timeout: float = Field(default=2.0, gt=0)
+    """How long a reply may take in s."""
+
+
+class ScpiInstrumentOptions(ScpiOptions):
+    """Options of a generic SCPI instrument."""
+
+    signals: dict[str, ScpiSignal] = {}
+    """Its signals by name."""
+
+    def protocol(self) -> scpi.ScpiProtocol:
+        """Return what to say to this instrument."""
+        protocol = scpi.ScpiProtocol(
+            expected_identity=self.expected_identity, setup=self.setup, reply_timeout_s=self.reply_timeout
+        )
+        protocol.declare(*(signal.field(name, protocol) for name, signal in self.signals.items()))
+        return protocol
+
+
+class ScpiMeterOptions(ScpiOptions):
+    """Options of a SCPI multimeter."""
+
+    function: scpi.MeterFunction = "VOLT"
+    """What it measures, and with it the units of the reading."""
+    reply_timeout: float = Field(default=10.0, gt=0)
+    """How long a reading may take in s, at 100 power line cycles 4 s for one."""
+
+    def protocol(self) -> scpi.ScpiMeterProtocol:
+        """Return what to say to this meter."""
+        return scpi.ScpiMeterProtocol(
+            self.function,
+            expected_identity=self.expected_identity,
+            setup=self.setup,
+            reply_timeout_s=self.reply_timeout,
         )

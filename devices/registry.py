@@ -9,7 +9,16 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from devices.options import ElliptecOptions, ESP300Options, InstrumentOptions, Newport1830COptions, SerialOptions
+from devices.options import (
+    ElliptecOptions,
+    ESP300Options,
+    InstrumentOptions,
+    MaiTaiOptions,
+    Newport1830COptions,
+    ScpiInstrumentOptions,
+    ScpiMeterOptions,
+    SerialOptions,
+)
 
 Generation = Literal["v2", "v4"]
 Medium = Literal["serial", "visa", "camera"]
@@ -65,6 +74,9 @@ _TYPES = {
         InstrumentType("Newport1830C", "serial", "newport_1830c", Newport1830COptions),
         InstrumentType("Elliptec", "serial", "elliptec", ElliptecOptions),
         InstrumentType("ESP300", "serial", "esp300", ESP300Options),
+        InstrumentType("MaiTai", "serial", "maitai", MaiTaiOptions),
+        InstrumentType("ScpiInstrument", "visa", "scpi", ScpiInstrumentOptions),
+        InstrumentType("ScpiMeter", "visa", "scpi", ScpiMeterOptions),
     )
 }
 

@@ -64,7 +64,7 @@ class BlockingDriver(Generic[ProtocolT]):
             When something else answers.
         """
         self.connection.open()
-        self.identity = self.dialogue.hold(self.protocol.identify)
+        self.identity = self.dialogue.identify(self.protocol.identify)
 
     def read(self, name: str) -> Stamped[Any]:
         """Measure a value; returns it with the time at which its reply was complete."""

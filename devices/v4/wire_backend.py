@@ -26,6 +26,8 @@ from ophyd_async.core import (
     Signal,
     SignalBackend,
     SignalDatatypeT,
+    SignalR,
+    SignalRW,
     set_mock_precision,
     set_mock_units,
     set_mock_value,
@@ -255,6 +257,15 @@ class WireDeviceConnector(DeviceConnector):
             command.method_name = _take(extras, CommandName)
         self._filler.check_created()
 
+    def make_signal(self, field_name: str) -> SignalR[Any]:
+        """Return a signal for a field that no annotation declares; read-only when the field cannot be set."""
+        field = self.protocol.fields[field_name]
+        backend: WireSignalBackend[Any] = WireSignalBackend(field.datatype, self)
+        backend.field_name = field_name
+        signal: SignalR[Any] = SignalR(backend) if field.put is None else SignalRW(backend)
+        self._signals[signal] = backend
+        return signal
+
     def backend(self, signal: Signal[Any]) -> WireSignalBackend[Any]:
         """Return the wire's backend of a signal, also while the device is mocked."""
         return self._signals[signal]
@@ -302,7 +313,7 @@ class WireDeviceConnector(DeviceConnector):
 
     async def _open(self) -> None:
         await asyncio.to_thread(self.connection.open)
-        self.identity = await self.dialogue.hold_async(self.protocol.identify)
+        self.identity = await self.dialogue.identify_async(self.protocol.identify)
         if self._begin is not None:
             await self.dialogue.hold_async(self._begin)
         restore = self._restore

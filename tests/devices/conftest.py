@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from bluesky import RunEngine
 
-from coexistence import Connection, SharedSerialPort
+from coexistence import Connection, SharedSerialPort, VisaSessionManager
 from devices import registry
 from simulators import SimulatorProcess
 from simulators.spec import build_spec, default_instrument, default_wire
@@ -16,12 +16,14 @@ SPEC = build_spec(
         default_wire("meter", [default_instrument("Newport1830C")]),
         default_wire("bus", [default_instrument("ELL14", address=address) for address in "23A"]),
         default_wire("stage", [default_instrument("ESP300")]),
+        default_wire("laser", [default_instrument("MaiTai", emission=True, shutter_open=True)]),
+        default_wire("meter2", [default_instrument("ScpiMeter")]),
     ],
     seed=7,
 )
 # The meter's tests let replies get lost, and need not wait for them as long as one would for real.
 LINE = {"meter": {"late_reply_limit": 0.3}}
-TYPES = {"meter": "Newport1830C", "bus": "Elliptec", "stage": "ESP300"}
+TYPES = {"meter": "Newport1830C", "bus": "Elliptec", "stage": "ESP300", "laser": "MaiTai"}
 
 
 @pytest.fixture(scope="session")
@@ -54,9 +56,21 @@ def wire(bench: SimulatorProcess) -> Iterator[Callable[..., SharedSerialPort]]:
 
 
 @pytest.fixture
-def connection(wire: Callable[..., SharedSerialPort]) -> Callable[..., Connection]:
+def visa(bench: SimulatorProcess) -> Iterator[Callable[..., Connection]]:
+    """Make a connection for an owner to the multimeter on its TCP socket."""
+    with VisaSessionManager() as manager:
+
+        def connect(owner: str) -> Connection:
+            host, port = bench.ports["meter2"].split(":")
+            return manager.session(f"TCPIP0::{host}::{port}::SOCKET", owner=owner).raw
+
+        yield connect
+
+
+@pytest.fixture
+def connection(wire: Callable[..., SharedSerialPort], visa: Callable[[str], Connection]) -> Callable[..., Connection]:
     """Make a connection to the wire of that name for an owner."""
-    return lambda name, owner, **options: Connection(wire(name), owner, **options)
+    return lambda name, owner: visa(owner) if name == "meter2" else Connection(wire(name), owner)
 
 
 @pytest.fixture

@@ -308,6 +308,13 @@ def test_another_instrument_on_the_port_is_refused_with_what_it_said(bench, engi
         old.connect()
 
 
+def test_reply_left_over_from_another_program_does_not_confuse_the_identification(bench, connection):
+    bench.fault("meter", "garbage", count=1, data="+.75E-9\n")
+    device = devices.v2.Newport1830C(connection("meter", "power_v2"), name="power_v2")
+    device.connect()
+    assert device.driver.identity == "Newport 1830-C"
+
+
 def test_v2_reading_before_any_measurement_is_an_error(connection):
     device = devices.v2.Newport1830C(connection("meter", "power_v2"), name="power_v2")
     with pytest.raises(devices.v2.NotMeasured, match="power_v2_power has no measured value"):

@@ -9,6 +9,18 @@ INSTRUMENTS = {
     "Newport1830C": ("meter", {}),
     "Elliptec": ("bus", {"address": "3", "limits": (-90.0, 270.0)}),
     "ESP300": ("stage", {"axes": [1, 3]}),
+    "MaiTai": ("laser", {}),
+    "ScpiMeter": ("meter2", {"function": "CURR"}),
+    "ScpiInstrument": (
+        "meter2",
+        {
+            "signals": {
+                "current": {"query": "FETC?", "units": "A", "precision": 6, "kind": "hinted"},
+                "samples": {"query": "SAMP:COUN?", "write": "SAMP:COUN {}", "datatype": "int", "kind": "config"},
+            },
+            "setup": ["CONF:CURR", "INIT"],
+        },
+    ),
 }
 
 

@@ -26,7 +26,9 @@ def test_unknown_type_comes_with_close_matches(wrong, right):
 
 
 def test_type_that_looks_like_nothing_lists_what_there_is():
-    with pytest.raises(registry.UnknownInstrument, match="Known: Newport1830C, Elliptec, ESP300"):
+    with pytest.raises(
+        registry.UnknownInstrument, match=", ".join(registry.type_names())
+    ):
         registry.instrument_type("qqqq")
 
 
@@ -39,6 +41,11 @@ def test_all_wrong_options_are_told_together():
         registry.check_options("Elliptec", {"adress": "2", "tolerance": -1})
     assert "adress: there is no such option, did you mean address?" in str(caught.value)
     assert "tolerance: Input should be greater than 0" in str(caught.value)
+
+
+def test_instrument_without_a_serial_line_has_no_line_settings():
+    with pytest.raises(TypeError, match="ScpiMeter is not on a serial line"):
+        registry.line_settings("ScpiMeter", {})
 
 
 def test_line_settings_come_from_instrument_and_options():

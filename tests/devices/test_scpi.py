@@ -1,0 +1,212 @@
+"""SCPI instruments of both generations over a real VISA socket."""
+
+import struct
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import pytest
+from bluesky.run_engine import call_in_bluesky_event_loop
+from bluesky.utils import FailedStatus
+from conftest import events
+from conversation_table import flood, hold
+from hypothesis import given
+from hypothesis import strategies as st
+
+import devices.v2
+import devices.v4
+from coexistence import Connection
+from devices.errors import NotAnswered
+from devices.protocols import scpi
+from devices.protocols.errors import (
+    InstrumentFault,
+    OutOfScale,
+    ProtocolError,
+    SettingNotTaken,
+    UnexpectedReply,
+    WrongInstrument,
+)
+
+SIGNALS = {
+    "voltage": {"query": "READ?", "units": "V", "precision": 6, "kind": "hinted", "repeatable": False},
+    "delay": {"query": "TRIG:DEL?", "write": "TRIG:DEL {}", "units": "s", "kind": "config", "limits": (0.0, 10.0)},
+    "beeper": {"query": "SYST:BEEP:STAT?", "write": "SYST:BEEP:STAT {}", "datatype": "bool", "kind": "config"},
+    "terminals": {"query": "ROUT:TERM?", "datatype": "str", "kind": "config"},
+}
+NO_ERROR = (b"SYST:ERR?\n", b'0,"No error"')
+
+
+def make(generation, visa, type_name="ScpiMeter", name="dmm", **options):
+    cls = getattr(devices.v2 if generation == "v2" else devices.v4, type_name)
+    device = cls(visa(name), name=name, **options)
+    if generation == "v2":
+        device.connect()
+    else:
+        call_in_bluesky_event_loop(device.connect())
+    return device
+
+
+@pytest.fixture(params=["v2", "v4"])
+def generation(request):
+    return request.param
+
+
+@pytest.fixture
+def dmm(generation, visa, engine, bench):
+    return make(generation, visa, setup=["VOLT:NPLC 0.2"])
+
+
+def truth(bench):
+    return bench.truth()["instruments"]["meter2"]
+
+
+def cause(caught):
+    return caught.value.__cause__ if isinstance(caught.value, FailedStatus) else caught.value
+
+
+def test_meter_reads_what_is_at_its_terminals(bench, engine, documents, dmm):
+    engine(bp.count([dmm], num=3))
+    for event in events(documents):
+        assert event["data"]["dmm_reading"] == pytest.approx(truth(bench)["value"], rel=1e-2, abs=1e-3)
+    descriptor = next(document for name, document in documents if name == "descriptor")
+    assert descriptor["data_keys"]["dmm_reading"]["units"] == "V"
+    settings = descriptor["configuration"]["dmm"]["data"]
+    assert settings["dmm_nplc"] == 0.2
+    assert settings["dmm_function"] == "VOLT"
+    assert "34401A" in settings["dmm_identity"]
+
+
+def test_overload_is_an_error_and_never_a_number(bench, engine, documents, dmm):
+    bench.fault("meter2", "over_range")
+    with pytest.raises((OutOfScale, FailedStatus)) as caught:
+        engine(bp.count([dmm]))
+    assert isinstance(cause(caught), OutOfScale)
+    assert "dmm" in str(cause(caught))
+    assert events(documents) == []
+
+
+def test_meter_switched_to_another_function_is_an_error(engine, documents, visa, dmm):
+    other = devices.v2.ScpiDriver(visa("other"), scpi.ScpiProtocol())
+    other.command('FUNC "RES"')
+    with pytest.raises((ProtocolError, FailedStatus)) as caught:
+        engine(bp.count([dmm]))
+    assert "was switched from VOLT to RES" in str(cause(caught))
+    other.command('FUNC "VOLT"')
+    assert events(documents) == []
+
+
+def test_settings_are_checked_against_the_error_queue(bench, engine, dmm):
+    engine(bps.mv(dmm.range, 10.0))
+    assert truth(bench)["range"] == 10.0
+    assert not truth(bench)["auto_range"]
+    with pytest.raises((InstrumentFault, FailedStatus)) as caught:
+        engine(bps.mv(dmm.range, 1e6))
+    assert isinstance(cause(caught), InstrumentFault)
+    assert "Data out of range" in str(cause(caught))
+    assert truth(bench)["errors"] == []
+    engine(bps.mv(dmm.auto_range, True))
+
+
+def test_silent_instrument_fails_within_its_timeout(bench, engine, visa, generation):
+    dmm = make(generation, visa, setup=["VOLT:NPLC 0.2"], reply_timeout=0.5)
+    bench.fault("meter2", "silence", count=None)
+    with pytest.raises((NotAnswered, FailedStatus)) as caught:
+        engine(bp.count([dmm]))
+    assert "'dmm' on TCPIP0" in str(caught.value.__cause__)
+    bench.clear_faults()
+    engine(bp.count([dmm]))
+
+
+def test_generic_instrument_has_the_signals_of_its_options(bench, engine, documents, visa, generation):
+    device = make(generation, visa, "ScpiInstrument", signals=SIGNALS, expected_identity="34401A")
+    engine(bps.mv(device.delay, 0.25, device.beeper, False))
+    engine(bp.count([device]))
+    event = events(documents)[0]["data"]
+    assert event["dmm_voltage"] == pytest.approx(truth(bench)["value"], rel=1e-2, abs=1e-3)
+    descriptor = next(document for name, document in documents if name == "descriptor")
+    assert descriptor["hints"]["dmm"]["fields"] == ["dmm_voltage"]
+    engine(bps.mv(device.delay, 0.0))
+    settings = descriptor["configuration"]["dmm"]["data"]
+    assert (settings["dmm_delay"], settings["dmm_beeper"], settings["dmm_terminals"]) == (0.25, False, "FRON")
+
+
+def test_value_outside_of_the_declared_limits_is_refused(engine, visa, generation):
+    device = make(generation, visa, "ScpiInstrument", signals=SIGNALS)
+    with pytest.raises((ValueError, FailedStatus)) as caught:
+        engine(bps.mv(device.delay, 11.0))
+    assert "delay cannot be 11.0: allowed is 0 to 10 s" in str(cause(caught))
+
+
+def test_another_model_is_refused_with_what_it_said(visa):
+    device = devices.v2.ScpiInstrument(visa("dmm"), name="dmm", expected_identity="KEITHLEY")
+    with pytest.raises(WrongInstrument, match=r"34401A.*an identity with 'KEITHLEY' in it was expected"):
+        device.connect()
+
+
+def test_block_data_is_read_whole(bench, engine, visa):
+    driver = devices.v2.ScpiDriver(visa("script"), scpi.ScpiProtocol(setup=["*RST"]))
+    driver.connect()
+    for command in ("VOLT:NPLC 0.02", "SAMP:COUN 40", "FORM REAL,64", "INIT"):
+        driver.command(command)
+    driver.wait_complete()
+    data = driver.query_block("FETC?")
+    values = struct.unpack(">40d", data)
+    assert max(values) == pytest.approx(truth(bench)["value"], rel=0.05, abs=0.02)
+    assert "34401A" in driver.query("*IDN?")
+    driver.command("*RST")
+
+
+def test_both_generations_share_one_session(bench, engine, documents, visa):
+    old, new = make("v2", visa, name="old"), make("v4", visa, name="new")
+    engine(bps.mv(new.nplc, 0.2))
+    engine(bp.count([old, new], num=3))
+    for event in events(documents):
+        assert event["data"]["old_reading"] == pytest.approx(event["data"]["new_reading"], abs=2e-3)
+
+
+async def test_v4_mock_mode_needs_no_wire():
+    def no_wire():
+        raise AssertionError("the wire was opened")
+
+    device = devices.v4.ScpiInstrument(Connection(no_wire, "dmm"), name="dmm", signals=SIGNALS)
+    await device.connect(mock=True)
+    await device.delay.set(0.5)
+    assert (await device.read_configuration())["dmm_delay"]["value"] == 0.5
+    assert set(await device.read()) == {"dmm_voltage"}
+
+
+def test_setting_the_instrument_does_not_take():
+    protocol = scpi.ScpiProtocol()
+    field = protocol.number_field("delay", float, "TRIG:DEL?", write="TRIG:DEL {}")
+    hold(field.put(0.25), NO_ERROR, (b"TRIG:DEL 0.25\n", None), NO_ERROR, (b"TRIG:DEL?\n", b"+2.50000000E-01"))
+    with pytest.raises(SettingNotTaken, match=r"delay was set to 0.25 with 'TRIG:DEL 0.25'"):
+        hold(field.put(0.25), NO_ERROR, (b"TRIG:DEL 0.25\n", None), NO_ERROR, (b"TRIG:DEL?\n", b"0"))
+
+
+@given(st.binary(max_size=2000), st.integers(0, 40))
+def test_block_survives_the_round_trip_in_any_pieces(data, cut):
+    length = str(len(data)).encode()
+    reply = b"#%d%s%s\n" % (len(length), length, data)
+    assert scpi.block_end(reply) == len(reply)
+    assert scpi.block_end(reply[:cut]) == (len(reply) if cut >= len(reply) else 0)
+    assert scpi.parse_block(reply) == scpi.parse_block(reply[:-1]) == data
+
+
+@given(st.binary(max_size=60))
+def test_garbage_is_no_block(garbage):
+    assert 0 <= scpi.block_end(garbage) <= len(garbage)
+    try:
+        data = scpi.parse_block(garbage)
+    except UnexpectedReply:
+        return
+    assert garbage.startswith(b"#")
+    assert data in garbage
+
+
+@given(st.sampled_from(["reading", "range", "auto_range", "nplc"]), st.binary(max_size=40))
+def test_garbage_never_becomes_a_value(name, garbage):
+    field = scpi.ScpiMeterProtocol().fields[name]
+    try:
+        found = flood(field.get(), garbage)
+    except ProtocolError:
+        return
+    assert type(found.value) is field.datatype
