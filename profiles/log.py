@@ -1,4 +1,4 @@
-"""Where a session's log goes: a file in the data directory, and warnings of the project to the terminal."""
+"""Where a session's log goes: a file in the data directory, and to the terminal what the user must know."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def log_to_file(folder: Path, level: str) -> Callable[[], None]:
     file = logging.FileHandler(folder / name, encoding="utf-8", delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal = logging.StreamHandler()
-    terminal.setLevel(logging.WARNING)
+    terminal.addFilter(_concerns_the_user)
     previous = {name: logging.getLogger(name).level for name in OWN_LOGGERS}
     for name in OWN_LOGGERS:
         logger = logging.getLogger(name)
@@ -47,3 +47,8 @@ def log_to_file(folder: Path, level: str) -> Callable[[], None]:
         file.close()
 
     return end
+
+
+def _concerns_the_user(record: logging.LogRecord) -> bool:
+    """Let warnings pass, and the good news that a lost wire is back."""
+    return record.levelno >= logging.WARNING or getattr(record, "event", "") == "back"

@@ -194,6 +194,20 @@ def test_a_meter_that_falls_silent_fails_the_run_and_the_run_engine_stays_usable
         wait_for(counts_again, timeout=10)
 
 
+def test_the_user_is_told_of_each_loss_and_return_of_a_wire(data_dir: Path, wait_for, capsys):
+    with Session.open(bench(v4=[rotator("r")]), simulate=True, data_dir=data_dir, strict=True) as session:
+        simulators, port = session.simulated.process, session.instruments["r"].config.wire
+        (wire,) = simulators.ports
+        simulators.unplug(wire)
+        with pytest.raises(Exception, match="r"):
+            session.RE(bp.count([session.devices.r]))
+        told = capsys.readouterr().err
+        assert f"{port} is lost: " in told
+        simulators.replug(wire)
+        wait_for(lambda: f"{port} is back" in capsys.readouterr().err, timeout=10)
+        assert session.RE(bp.count([session.devices.r])).exit_status == "success"
+
+
 def test_two_sessions_at_once_share_the_directory_and_no_scan_number(data_dir: Path):
     one = Session.open(bench(v4=[rotator("r")]), simulate=True, data_dir=data_dir)
     two = Session.open(bench(v4=[rotator("r")]), simulate=True, data_dir=data_dir)
