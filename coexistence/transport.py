@@ -184,10 +184,12 @@ class StreamTransport(Transport):
         chunk = self._read_some(0.0)
         if not chunk and not buffer:
             return []
-        while chunk:
+        while True:
             buffer += chunk
             complete = not terminator or buffer.endswith(terminator)
             chunk = self._read_some(0.0 if complete else perf_counter() + _NOISE_QUIET_S)
+            if not chunk:
+                break
         lines = bytes(buffer).split(terminator) if terminator else [bytes(buffer)]
         buffer.clear()
         return [line for line in lines if line]

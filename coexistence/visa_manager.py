@@ -163,6 +163,13 @@ class VisaSessionManager:
                 _check_same(parsed.name, entry.settings, settings)
         return VisaSessionHandle(session, owner, timeout=timeout)
 
+    def opened(self, resource: str) -> VisaSession | None:
+        """Return a resource's session if it is open, and open nothing."""
+        with self._lock:
+            entry = self._entries.get(VisaResource.parse(resource).key)
+        session = None if entry is None else entry.session
+        return None if session is None or session.channel.wire.closed else session
+
     def _open(self, resource: VisaResource, owner: str, terminator: bytes, timeout: float) -> Channel:
         name = resource.wire_name
         with self._lock:

@@ -13,6 +13,7 @@ from coexistence.arbiter import Rank
 from coexistence.channel import Channel, Guard, _Exchange
 from coexistence.errors import AcquireTimeout, CommandTimeout, WireDisconnected
 from coexistence.transport import Ending, Interrupted, Suspect
+from coexistence.visa_transport import VisaTransport
 
 T = TypeVar("T")
 
@@ -26,6 +27,11 @@ SOON_S = 20.0
 def whatever(buffer: bytes) -> int:
     """Take what has arrived, as a reply's ending."""
     return len(buffer)
+
+
+def whole_message(_: bytes) -> int:
+    """Leave the end to the medium, as a reply's ending."""
+    return 0
 
 
 def _nothing(_: bytes) -> bool:
@@ -110,6 +116,22 @@ class StreamGuard(Guard):
                 channel._lose(error)
                 raise channel._disconnected(self.owner) from error
 
+    def on_session(self, function: Callable[[Any, Any], T]) -> T:
+        """Run a function with the VISA library and its session behind the channel, while nobody else uses it.
+
+        Raises
+        ------
+        io.UnsupportedOperation
+            There is none: the channel is a stream.
+        """
+        transport = self._channel._transport
+        with self._alone(perf_counter() + SOON_S, _Exchange(b"", 0.0, None)):
+            if not isinstance(transport, VisaTransport):
+                raise io.UnsupportedOperation(f"{self._channel.name} has no messages, only a stream of bytes")
+            if transport._session is None:
+                raise self._channel._disconnected(self.owner)
+            return function(transport._visalib, transport._session)
+
     def hand_to_others(self, line: bytes) -> None:
         """Give a line that is not this owner's to whoever listens for such."""
         self._channel._route([line])
@@ -159,7 +181,7 @@ class ListeningGuard(StreamGuard):
     def contended(self) -> None:
         """Give way to whoever has joined the line."""
         self.wanted = True
-        self._channel.interrupt()
+        self._channel._transport.interrupt()
 
 
 @contextmanager

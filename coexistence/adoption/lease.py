@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from coexistence.adoption.guards import LeaseGuard, ListeningGuard, StreamGuard, explained, whatever
+from coexistence.adoption.guards import LeaseGuard, ListeningGuard, StreamGuard, explained, whatever, whole_message
 from coexistence.adoption.inbox import Inbox
 from coexistence.adoption.lost_property import lost_property
 from coexistence.adoption.rules import LeaseRules
@@ -52,9 +52,21 @@ class Lease:
     listens
         Whether to go on listening after a lease without an answer although nobody is seen to read: for inboxes that
         cannot know.
+    messages
+        Whether the channel carries messages with an end of their own: they are received whole, and only when the
+        driver reads, for asking an instrument that has nothing to say is an error there (GPIB, USB).
     """
 
-    def __init__(self, channel: Channel, owner: str, rules: LeaseRules, inbox: Inbox, *, listens: bool = False) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        owner: str,
+        rules: LeaseRules,
+        inbox: Inbox,
+        *,
+        listens: bool = False,
+        messages: bool = False,
+    ) -> None:
         self.channel = channel
         self.owner = owner
         self.rules = rules
@@ -63,6 +75,7 @@ class Lease:
         """Whether the driver was waiting in a read when its last lease ended."""
         self._terminator = channel.terminator if rules.terminator is None else rules.terminator
         self._listens = listens
+        self._messages = messages
         self._changed = inbox.changed
         self._thread: threading.Thread | None = None
         self._lost_property = lost_property(channel)
@@ -151,6 +164,8 @@ class Lease:
 
     def collect(self) -> None:
         """Take what has arrived, if the wire is free at this moment or the calling thread holds it."""
+        if self._messages:
+            return
         try:
             if self.present_hold() is not None:
                 self.fetch(perf_counter())
@@ -186,7 +201,7 @@ class Lease:
             listening, queued = self._listening is not None, self._queued_listening
             self._shorten_suspicion()
         if listening:
-            self.channel.interrupt()
+            self.channel._transport.interrupt()
         if queued is not None:
             self.channel.wire.arbiter.withdraw(queued)
 
@@ -195,25 +210,19 @@ class Lease:
         with self._changed:
             self._ending = self._guard is not None
         if self._ending:
-            self.channel.interrupt()
+            self.channel._transport.interrupt()
 
-    def with_hardware(self, function: Callable[[Any], T]) -> T:
-        """Run a function with the real port, within the open lease or a hold of its own.
-
-        Raises
-        ------
-        io.UnsupportedOperation, OSError
-            The hardware does not have what was asked for.
-        """
+    def on_wire(self, function: Callable[[StreamGuard], T]) -> T:
+        """Run a function within the open lease or a hold of its own, on the calling thread."""
         writer = object()
         try:
             joined = None if self.present_hold() is not None else self._join(writer)
             if joined is not None:
-                return joined.with_hardware(function)
+                return function(joined)
         finally:
             self._leave(writer)
         with StreamGuard(self.channel, self.owner, self.rules.acquire_timeout, self.rules.rank) as guard:
-            return guard.with_hardware(function)
+            return function(guard)
 
     def cancel_write(self) -> None:
         """Have writes that wait in line give up."""
@@ -246,7 +255,7 @@ class Lease:
             if not self._ending:
                 self._writers.add(writer)
             joined = None if self._ending else guard
-        self.channel.interrupt()
+        self.channel._transport.interrupt()
         return joined
 
     def _begin(self, writer: object, limit: float) -> LeaseGuard:
@@ -331,6 +340,9 @@ class Lease:
                     due = self._due()
                     if self._ending or now >= due:
                         break
+                    if self._messages and not self.inbox.waiting:
+                        self._changed.wait(due - now)
+                        continue
                 data = self._receive(guard, due)
                 if data:
                     with self._changed:
@@ -365,10 +377,16 @@ class Lease:
         self._received += data
         self.inbox.put(data, late=False)
         self._satisfied, exact = self.inbox.answered()
-        if not exact and not (self._terminator and self._received.endswith(self._terminator)):
+        if not exact and not self._complete():
             return False
         self._examples = (*self._examples, bytes(self._received).removesuffix(self._terminator))[-_EXAMPLES:]
         return True
+
+    def _complete(self) -> bool:
+        """Whether what was received since the last write ends as a reply does (``changed`` held)."""
+        if self._messages:
+            return bool(self._received)
+        return bool(self._terminator) and self._received.endswith(self._terminator)
 
     def _end(self, guard: LeaseGuard, outcome: str) -> None:
         """Let others have the wire; what may still come is kept for the driver."""
@@ -376,8 +394,8 @@ class Lease:
         with self._changed:
             self._guard = None
             received = bytes(self._received)
-            complete = received.endswith(self._terminator) if self._terminator else True
-            answered = outcome != "ok" or self._satisfied or (bool(received) and complete)
+            ended = self._complete() or (bool(received) and not self._terminator)
+            answered = outcome != "ok" or self._satisfied or ended
             self.expecting = not answered and (self.inbox.waiting or self.inbox.touched > self._wrote)
             until = self._late_until()
             sent = bytes(self._sent)
@@ -408,7 +426,7 @@ class Lease:
         """Return what has come for this driver; lines for others go to them."""
         accept = self.rules.accept
         if accept is None:
-            return guard.receive(whatever, deadline)
+            return guard.receive(whole_message if self._messages else whatever, deadline)
         terminator = self._terminator or whatever
         line = guard.receive(terminator, deadline)
         if line is None:

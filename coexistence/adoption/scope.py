@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import serial
 
@@ -14,9 +15,16 @@ from coexistence.adoption.protocol_shared import SCHEME
 from coexistence.adoption.rules import LeaseRules, rules_of
 from coexistence.adoption.serial_facade import SharedSerial
 from coexistence.channel import Channel, checked
-from coexistence.errors import Problem, WireDisconnected
+from coexistence.errors import ConfigError, Problem, WireDisconnected
 from coexistence.serial_port import SerialPortPool, same_port
 from coexistence.serial_transport import check_path, device_path, opens_hardware
+from coexistence.visa_resource import VisaResource
+
+if TYPE_CHECKING:
+    from coexistence.resources import SharedResources
+    from coexistence.visa_manager import VisaSessionManager
+
+_VISA = re.compile(r"(TCPIP|USB|GPIB|ASRL).*::", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +37,7 @@ class Adoption:
 
 
 class Scope:
-    """Ports that are redirected together.
+    """Ports and VISA resources that are redirected together.
 
     Parameters
     ----------
@@ -37,11 +45,23 @@ class Scope:
         Where the shared ports are, and where those that are not open yet are opened.
     ports
         What is redirected, by the port's name.
+    visa
+        Where the shared VISA resources are; ``None`` without any.
+    resources
+        Which of them are redirected, by their keys (:attr:`VisaResource.key`).
     """
 
-    def __init__(self, pool: SerialPortPool, ports: Mapping[str, Adoption]) -> None:
+    def __init__(
+        self,
+        pool: SerialPortPool | None,
+        ports: Mapping[str, Adoption],
+        visa: VisaSessionManager | None = None,
+        resources: Mapping[str, Adoption] | None = None,
+    ) -> None:
         self.pool = pool
         self.ports = dict(ports)
+        self.visa = visa
+        self.resources = dict(resources or {})
 
     def find(self, path: str) -> tuple[str, Adoption] | None:
         """Return under which name a path is adopted, and how; ``None`` when it is not."""
@@ -55,13 +75,15 @@ class Scope:
 
     def provider(self, name: str) -> Callable[[SharedSerial], Channel]:
         """Return what finds the channel of an adopted port, or opens it with the driver's settings."""
+        pool = self.pool
+        assert pool is not None
 
         def provide(facade: SharedSerial) -> Channel:
-            for port in self.pool.ports:
+            for port in pool.ports:
                 if same_port(port, name):
                     return port
             settings = facade.line_settings()
-            return self.pool.get(
+            return pool.get(
                 name,
                 baud_rate=settings.baud_rate,
                 data_bits=settings.data_bits,
@@ -80,21 +102,25 @@ _classes: dict[type, type] = {}
 
 
 @contextmanager
-def adopt(pool: SerialPortPool, ports: Mapping[str, str | Adoption], **rules: Any) -> Iterator[None]:
-    """Redirect chosen ports: whoever opens one of them within the block gets the shared wire.
+def adopt(
+    source: SerialPortPool | VisaSessionManager | SharedResources, ports: Mapping[str, str | Adoption], **rules: Any
+) -> Iterator[None]:
+    """Redirect chosen ports and VISA resources: whoever opens one of them within the block gets the shared wire.
 
     It reaches ``serial.Serial(...)``, subclasses and early imports of it included, ``serial.serial_for_url(...)`` and
-    what is built on them, such as pyvisa-py's ``ASRL`` resources, on all threads. All other ports are opened as
-    always. Blocks can be nested; the innermost that has a port decides. A port object that was opened within the
-    block stays on the wire after it, until it is closed for good.
+    what is built on them, such as pyvisa-py's ``ASRL`` resources, and pyvisa's ``open_resource(...)``, on all threads.
+    All other ports and resources are opened as always. Blocks can be nested; the innermost that has a port decides. A
+    port object that was opened within the block stays on the wire after it, until it is closed for good.
 
     Parameters
     ----------
-    pool
-        Has the shared ports. One that is not open yet is opened with the driver's own line settings, and is the
-        pool's from then on.
+    source
+        Has the shared ports, the shared VISA resources, or both. A port that is not open yet is opened with the
+        driver's own line settings, and is the pool's from then on; a resource that is not open yet with the rules'
+        terminator, or a newline.
     ports
-        For each port, by path, symlink or USB identity, the driver's name to others; or an :class:`Adoption`.
+        For each port (by path, symlink or USB identity) or VISA resource string the driver's name to others; or an
+        :class:`Adoption`.
     **rules
         Fields of :class:`LeaseRules` for all ports that are given just a name.
 
@@ -108,18 +134,25 @@ def adopt(pool: SerialPortPool, ports: Mapping[str, str | Adoption], **rules: An
         path: adoption if isinstance(adoption, Adoption) else Adoption(owner=adoption, rules=common)
         for path, adoption in ports.items()
     }
-    problems = [problem for path in adoptions for problem in check_path(path)]
+    resources = {path: adoption for path, adoption in adoptions.items() if _VISA.match(str(path))}
+    serial_ports = {path: adoption for path, adoption in adoptions.items() if path not in resources}
+    problems = [problem for path in serial_ports for problem in check_path(path)]
     problems += [
         Problem(f"the driver of {path} must be named by a non-empty string, not {adoption.owner!r}")
         for path, adoption in adoptions.items()
         if not isinstance(adoption.owner, str) or not adoption.owner
     ]
     checked(*problems)
-    scope = Scope(pool, adoptions)
+    pool, visa = _parts(source, serial_ports, resources)
+    scope = Scope(
+        pool, serial_ports, visa, {VisaResource.parse(name).key: adoption for name, adoption in resources.items()}
+    )
     with _lock:
         _scopes.append(scope)
         if len(_scopes) == 1:
             _redirect()
+        if resources:
+            _redirect_visa()
     try:
         yield
     finally:
@@ -127,6 +160,91 @@ def adopt(pool: SerialPortPool, ports: Mapping[str, str | Adoption], **rules: An
             _scopes.remove(scope)
             if not _scopes:
                 _restore()
+
+
+def _parts(
+    source: SerialPortPool | VisaSessionManager | SharedResources,
+    ports: Mapping[str, Adoption],
+    resources: Mapping[str, Adoption],
+) -> tuple[SerialPortPool | None, VisaSessionManager | None]:
+    """Return where ports and VISA resources come from, as far as they are needed."""
+    if isinstance(source, SerialPortPool):
+        pool, visa = source, None
+    elif hasattr(source, "session"):
+        pool, visa = None, cast("VisaSessionManager", source)
+    else:
+        shared = cast("SharedResources", source)
+        pool, visa = shared.serial, shared.visa if resources else None
+    checked(
+        *(
+            Problem(f"{name} cannot be adopted: {what} come from {kind}", f"give adopt() {kind}, or SharedResources")
+            for names, present, what, kind in (
+                (ports, pool, "serial ports", "a SerialPortPool"),
+                (resources, visa, "VISA resources", "a VisaSessionManager"),
+            )
+            if present is None
+            for name in names
+        )
+    )
+    return pool, visa
+
+
+def _redirect_visa() -> None:
+    import pyvisa
+
+    if "open_resource" not in _originals:
+        _originals["open_resource"] = pyvisa.ResourceManager.open_resource
+        pyvisa.ResourceManager.open_resource = _open_resource  # type: ignore[method-assign, assignment]
+
+
+def _open_resource(manager: Any, resource_name: str, *args: Any, **settings: Any) -> Any:
+    """Open a resource as ``pyvisa.ResourceManager.open_resource`` does, or share it."""
+    import pyvisa
+
+    found = None if opens_hardware() else _find_resource(resource_name)
+    if found is None:
+        return _original("open_resource", pyvisa.ResourceManager.open_resource)(
+            manager, resource_name, *args, **settings
+        )
+    from coexistence.adoption.visa_facade import open_shared
+
+    visa, adoption = found
+    arguments = dict(zip(("access_mode", "open_timeout", "resource_pyclass"), args, strict=False)) | settings
+    python_class = arguments.pop("resource_pyclass", None)
+    for unused in ("access_mode", "open_timeout"):
+        arguments.pop(unused, None)
+    session = visa.opened(resource_name)
+    if session is None:
+        terminator = adoption.rules.terminator
+        visa.session(
+            resource_name, owner=adoption.owner, terminator="\n" if terminator is None else terminator.decode("latin-1")
+        )
+        session = visa.opened(resource_name)
+        assert session is not None
+    resource = open_shared(manager, resource_name, python_class, session.channel, adoption.owner, adoption.rules)
+    try:
+        for name, value in arguments.items():
+            if not hasattr(resource, name):
+                raise ValueError(f"{name!r} is not a valid attribute for type {type(resource).__name__}")
+            setattr(resource, name, value)
+    except BaseException:
+        resource.close()
+        raise
+    manager._created_resources.add(resource)
+    return resource
+
+
+def _find_resource(name: Any) -> tuple[VisaSessionManager, Adoption] | None:
+    try:
+        key = VisaResource.parse(name).key
+    except ConfigError:
+        return None
+    with _lock:
+        scopes = tuple(reversed(_scopes))
+    for scope in scopes:
+        if scope.visa is not None and key in scope.resources:
+            return scope.visa, scope.resources[key]
+    return None
 
 
 def _redirect() -> None:
@@ -139,6 +257,10 @@ def _redirect() -> None:
 def _restore() -> None:
     serial.Serial.open = _originals.pop("open")
     serial.serial_for_url = _originals.pop("serial_for_url")
+    if "open_resource" in _originals:
+        import pyvisa
+
+        pyvisa.ResourceManager.open_resource = _originals.pop("open_resource")  # type: ignore[method-assign]
 
 
 def _find(path: Any) -> tuple[Scope, str, Adoption] | None:

@@ -297,7 +297,7 @@ class SharedSerial(serial.Serial):  # type: ignore[misc]
         if self._lease is not None:
             self._buffer.cancel()
             if self._lease.channel.current_owner == self._owner:
-                self._lease.channel.interrupt()
+                self._lease.channel._transport.interrupt()
 
     def cancel_write(self) -> None:
         """Have writes that wait for the wire give up."""
@@ -373,7 +373,7 @@ class SharedSerial(serial.Serial):  # type: ignore[misc]
         """Run a function with the real port."""
         lease = self._open_lease()
         with self._failing_as("the port cannot be used"):
-            return lease.with_hardware(function)
+            return lease.on_wire(lambda guard: guard.with_hardware(function))
 
     @contextmanager
     def _failing_as(self, what: str) -> Iterator[None]:

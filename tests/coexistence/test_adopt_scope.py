@@ -168,7 +168,7 @@ def test_a_driver_with_other_settings_than_the_wire_is_refused(pool, instrument)
     pool.get(instrument.path, baud_rate=19200)
     with (
         adopt(pool, {instrument.path: "legacy"}),
-        pytest.raises(ConfigError, match="asks for baudrate 115200, and .* works with 19200"),
+        pytest.raises(ConfigError, match=r"asks for baudrate 115200, and .* works with 19200"),
     ):
         serial.Serial(instrument.path, 115200)
 
