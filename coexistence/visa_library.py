@@ -7,6 +7,7 @@ only after the last user here, and only if it was opened here and nobody else ha
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 from typing import Any
 
@@ -103,18 +104,8 @@ class VisaLibrary:
         return visalib, session
 
     def _check_support(self, resource: VisaResource) -> None:
-        if resource.interface not in _PY_REMEDIES:
-            return
-        from pyvisa_py.gpib import GPIBSession
-        from pyvisa_py.sessions import UnavailableSession
-
-        missing = resource.interface == "GPIB" and issubclass(GPIBSession, UnavailableSession)
-        if resource.interface == "USB":
-            from pyvisa.constants import InterfaceType
-            from pyvisa_py.sessions import Session
-
-            missing = (InterfaceType.usb, resource.resource_class) not in dict(Session.iter_valid_session_classes())
-        if missing:
+        """Raise if PyVISA-py could not load what this kind of resource needs; it tried when it was loaded itself."""
+        if resource.interface in _PY_REMEDIES and f"pyvisa_py.{resource.interface.lower()}" not in sys.modules:
             raise ConfigError(
                 Problem(
                     f"{resource.name} needs support for {resource.interface} that backend '{self.backend}' lacks here",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 import socket
+import threading
 from math import ceil
 from time import perf_counter
 from typing import Any
@@ -27,9 +28,15 @@ _SLICE_S = 0.05
 """How long a wait can go on after it was to be broken off, in seconds."""
 
 _CLEAR_TIMEOUT_S = 1.0
+_CLOSE_TIMEOUT_S = 1.0
 _TIMEOUT_TOLERANCE_MS = 20
 _FIRST_CHUNK = 20_480
 _NEXT_CHUNK = 1_048_576
+
+# VPP-4.3, table 3.3.1
+_VI_ERROR_TMO = -1073807339
+_VI_ERROR_NSUP_OPER = -1073807257
+_VI_ERROR_NIMPL_OPER = -1073807231
 
 
 def make_visa_transport(library: VisaLibrary, resource: VisaResource) -> Transport:
@@ -279,10 +286,14 @@ class PyHislipTransport(VisaTransport):
                 return b""
 
     def reset(self) -> bool:
-        """Clear the device; connect anew where a reply that comes meanwhile is in the way."""
+        """Clear the device and connect anew.
+
+        After a clear messages are numbered from the start again, so that a reply that comes in spite of it would look
+        like the next one's.
+        """
         if not self._spoiled and not self._readable(0.0):
-            with contextlib.suppress(OSError):
-                return super().reset()
+            with contextlib.suppress(OSError):  # a reply that comes meanwhile is in the way of the clear
+                super().reset()
         try:
             self.open()
         except WireDisconnected as error:
@@ -311,23 +322,40 @@ class PyVxi11Transport(VisaTransport):
         return bytes(data)
 
     def _broken(self, error: BaseException) -> ConnectionError:
-        if self._socket is not None:
-            with contextlib.suppress(OSError):  # else closing would ask a dead instrument to end the link
-                self._socket.shutdown(socket.SHUT_RDWR)
+        self._shut_down()
         return super()._broken(error)
+
+    def close(self) -> None:
+        """Close; PyVISA-py would ask an instrument that is gone to end the link, and wait 5 s for its reply."""
+        if self._socket is None:
+            super().close()
+            return
+        try:
+            self._check_alive()
+        except OSError:
+            self._shut_down()
+        closing = threading.Thread(target=super().close, name=f"close {self.name}", daemon=True)
+        closing.start()
+        closing.join(_CLOSE_TIMEOUT_S)
+        self._socket = None
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 def _text(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _status(error: BaseException) -> str:
-    return getattr(getattr(error, "error_code", None), "name", "")
+def _status(error: BaseException) -> object:
+    return getattr(error, "error_code", None)
 
 
 def _is_timeout(error: BaseException) -> bool:
-    return _status(error) == "error_timeout"
+    return _status(error) == _VI_ERROR_TMO
 
 
 def _is_unsupported(error: BaseException) -> bool:
-    return isinstance(error, NotImplementedError) or _status(error).startswith(("error_nonsupported", "error_nonimpl"))
+    return isinstance(error, NotImplementedError) or _status(error) in (_VI_ERROR_NSUP_OPER, _VI_ERROR_NIMPL_OPER)
