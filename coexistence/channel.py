@@ -202,7 +202,9 @@ class Guard(Hold):
 
     def _read(self, ending: Ending, timeout: float | None) -> bytes:
         exchange = _Exchange(b"", self._channel.timeout if timeout is None else timeout, ending)
-        return self._operate(partial(self._channel._listen, self, exchange, self._deadline(timeout))).data
+        channel = self._channel
+        deadline = self._deadline(timeout)
+        return channel._on_the_wire(self, exchange, deadline, partial(channel._listen, self, exchange, deadline)).data
 
     def exchange(
         self,
@@ -532,8 +534,14 @@ class Channel:
         """Run ``function(guard)`` within one hold, on this thread; ``timeout`` (s) is for all of it."""
         guard = Guard(self, owner, self.timeout if timeout is None else timeout, rank)
         guard._expires = perf_counter() + guard.timeout
-        with self._explained(guard):
-            return function(guard)
+        try:
+            with guard:
+                return function(guard)
+        except AcquireTimeout as error:
+            raise self._explained(guard, error) from error.__cause__
+        except BaseException:
+            guard.release()  # it still holds only where a signal struck at the very start of leaving the block
+            raise
 
     async def exchange_async(
         self,
@@ -601,27 +609,26 @@ class Channel:
     def _run(self, owner: str, exchange: _Exchange, rank: Rank) -> Reply | None:
         deadline = perf_counter() + exchange.timeout
         guard = Guard(self, owner, exchange.timeout, rank)
-        with self._explained(guard) if not self._connected else guard:
-            if guard._root is guard:
-                guard._operations = 1
-                try:
-                    return self._perform(guard, exchange, deadline)
-                finally:
-                    guard._operations = 0
-            return guard._operate(partial(self._perform, guard, exchange, deadline))
-
-    @contextlib.contextmanager
-    def _explained(self, guard: Guard) -> Any:
-        """Hold the wire; while it is disconnected, say so rather than blame who waits ahead."""
-        entered = False
         try:
             with guard:
-                entered = True
-                yield guard
+                if guard._root is guard:
+                    guard._operations = 1
+                    try:
+                        return self._perform(guard, exchange, deadline)
+                    finally:
+                        guard._operations = 0
+                return guard._operate(partial(self._perform, guard, exchange, deadline))
         except AcquireTimeout as error:
-            if entered or self._connected:
-                raise
-            raise self._disconnected(guard.owner) from error
+            raise self._explained(guard, error) from error.__cause__
+        except BaseException:
+            guard.release()  # it still holds only where a signal struck at the very start of leaving the block
+            raise
+
+    def _explained(self, guard: Guard, error: AcquireTimeout) -> CoexistenceError:
+        """While the wire is disconnected, say so rather than blame who waits ahead."""
+        if self._connected or error.wire != self._arbiter.name:
+            return error
+        return self._disconnected(guard.owner)
 
     async def _run_async(self, owner: str, exchange: _Exchange, rank: Rank) -> Reply | None:
         return await self._on_worker(
@@ -671,10 +678,10 @@ class Channel:
         deadline = guard._deadline(None)
 
         def collect() -> int:
-            with self._on_the_wire(guard, exchange, deadline):
-                return self._clear_input(guard, exchange, deadline)
+            self._make_ready(guard, exchange, deadline)
+            return self._clear_input(guard, exchange, deadline)
 
-        return guard._operate(collect)
+        return self._on_the_wire(guard, exchange, deadline, collect)
 
     # Coming and going of the hardware
 
@@ -718,17 +725,16 @@ class Channel:
         opening_fails: tuple[type[BaseException], ...] = (CoexistenceError, *self._transport.lost)
 
         def reopen() -> None:
-            with self._exchange_locked(guard, exchange, deadline):
-                if self._connected:
-                    try:
-                        self._transport.open()
-                    except opening_fails as error:
-                        self._lose(error)
-                    else:
-                        self._note_reopened()
-                self._make_ready(guard, exchange, deadline)
+            if self._connected:
+                try:
+                    self._transport.open()
+                except opening_fails as error:
+                    self._lose(error)
+                else:
+                    self._note_reopened()
+            self._make_ready(guard, exchange, deadline)
 
-        guard._operate(reopen)
+        self._on_the_wire(guard, exchange, deadline, reopen)
 
     def clear(self, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
         """Make sure, in this caller's turn, that nothing the instrument was asked before is answered any more.
@@ -754,16 +760,16 @@ class Channel:
         deadline = guard._deadline(None)
 
         def clear() -> None:
-            with self._on_the_wire(guard, exchange, deadline):
-                try:
-                    done = self._transport.reset()
-                except self._transport.lost as error:
-                    self._lose(error)
-                    raise self._disconnected(guard.owner) from error
-                if not done:
-                    self._clear_input(guard, exchange, deadline)
+            self._make_ready(guard, exchange, deadline)
+            try:
+                done = self._transport.reset()
+            except self._transport.lost as error:
+                self._lose(error)
+                raise self._disconnected(guard.owner) from error
+            if not done:
+                self._clear_input(guard, exchange, deadline)
 
-        guard._operate(clear)
+        self._on_the_wire(guard, exchange, deadline, clear)
 
     def interrupt(self) -> None:
         """Wake whatever blocks on this channel, so that it can see whether it may go on. Never blocks."""
@@ -957,11 +963,16 @@ class Channel:
 
     def _ask(self, guard: Guard, exchange: _Exchange, deadline: float, replies: int) -> None:
         """Send what may be answered, and remember it until that is read."""
-        self._perform(guard, exchange, deadline)
-        asked = self._asked
-        if asked is not None and asked.guard is guard:
-            replies += asked.replies
+        before = self._asked
+        if before is not None and before.guard is guard:
+            replies += before.replies
         self._asked = asked = _Asked(guard, exchange, replies)
+        try:
+            self._perform(guard, exchange, deadline)
+        except CommandTimeout as error:
+            if not error.sent:
+                self._asked = before
+            raise
         if guard._failed or guard._root._state is not State.HELD:
             asked.doubtful = True
             self._ready = False
@@ -985,44 +996,40 @@ class Channel:
                 return None
 
     def _listen(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply:
-        """Receive without sending, within a hold."""
-        with self._on_the_wire(guard, exchange, deadline):
-            started = perf_counter()
-            if self._asked is not None:
-                exchange.command = self._asked.exchange.command
-            try:
-                reply = self._receive(guard, exchange, deadline)
-            except self._transport.lost as error:
-                self._lose(error)
-                raise self._disconnected(guard.owner) from error
-            except BaseException:
-                self._expect_late(guard, exchange)
-                raise
-            if reply is None:
-                self._expect_late(guard, exchange)
-                raise self._unanswered(guard, exchange)
-            self._asked = None
-            self.wire.record(
-                (reply.timestamp, guard.owner, b"", reply.data, guard.waited, perf_counter() - started, "ok")
-            )
-            return reply
-
-    @contextlib.contextmanager
-    def _on_the_wire(self, guard: Guard, exchange: _Exchange, deadline: float) -> Any:
-        with self._exchange_locked(guard, exchange, deadline):
-            if not self._ready:
-                self._make_ready(guard, exchange, deadline)
-            yield
-
-    @contextlib.contextmanager
-    def _exchange_locked(self, guard: Guard, exchange: _Exchange, deadline: float) -> Any:
-        lock = self.wire.exchange_lock
-        if not lock.acquire(timeout=max(deadline - perf_counter(), 0.0)):
-            raise self._unsent(guard, exchange, "another exchange is on the wire")
+        """Receive without sending, within a hold and with the exchange locked."""
+        if not self._ready:
+            self._make_ready(guard, exchange, deadline)
+        started = perf_counter()
+        if self._asked is not None:
+            exchange.command = self._asked.exchange.command
         try:
-            yield
-        finally:
-            lock.release()
+            reply = self._receive(guard, exchange, deadline)
+        except self._transport.lost as error:
+            self._lose(error)
+            raise self._disconnected(guard.owner) from error
+        except BaseException:
+            self._expect_late(guard, exchange)
+            raise
+        if reply is None:
+            self._expect_late(guard, exchange)
+            raise self._unanswered(guard, exchange)
+        self._asked = None
+        self.wire.record((reply.timestamp, guard.owner, b"", reply.data, guard.waited, perf_counter() - started, "ok"))
+        return reply
+
+    def _on_the_wire(self, guard: Guard, exchange: _Exchange, deadline: float, operation: Callable[[], T]) -> T:
+        """Do something under the guard that is no exchange, while no exchange is on the wire."""
+
+        def locked() -> T:
+            lock = self.wire.exchange_lock
+            if not lock.acquire(timeout=max(deadline - perf_counter(), 0.0)):
+                raise self._unsent(guard, exchange, "another exchange is on the wire")
+            try:
+                return operation()
+            finally:
+                lock.release()
+
+        return guard._operate(locked)
 
     def _clear_input(self, guard: Guard, exchange: _Exchange, deadline: float) -> int:
         while True:
