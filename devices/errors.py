@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from coexistence import CoexistenceError
+from coexistence import AcquireTimeout, CoexistenceError, CommandTimeout
+
+STOP_PATIENCE_S = 20.0
+"""How long a stop that did not get its turn on the wire is tried again, in s."""
 
 
 class NotAnswered(CoexistenceError):
@@ -37,3 +40,8 @@ class MoveTimedOut(TimeoutError):
             f"{device}: the motion to {target:g} did not end within {timeout_s:g} s and was stopped. "
             "Check that nothing blocks it, or allow more time."
         )
+
+
+def is_unsent(error: Exception) -> bool:
+    """Tell whether a command has failed without having been sent: its wire was taken, or waits for a late reply."""
+    return isinstance(error, AcquireTimeout) or (isinstance(error, CommandTimeout) and not error.sent)

@@ -8,6 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from devices.protocols import elliptec, esp300, maitai, newport_1830c, scpi
 
+_ELLIPTEC_LATE_REPLY_LIMIT_S = 0.05
+
 FlowControl = Literal["none", "rtscts", "xonxoff", "dsrdtr"]
 
 
@@ -94,6 +96,14 @@ class ElliptecOptions(SerialOptions):
     """Search the home position when connecting. Moves the module."""
     live_position: bool = True
     """Ask for the position during a motion, to show progress."""
+
+    def line_settings(self) -> dict[str, Any]:
+        """Return the line settings for :class:`coexistence.SharedSerialPort`.
+
+        A reply says by itself which module and which kind of question it belongs to, so a late one is taken for
+        nobody else's, and one silent module need not keep the others from the wire.
+        """
+        return super().line_settings() | {"late_reply_limit": _ELLIPTEC_LATE_REPLY_LIMIT_S}
 
     def protocol(self) -> elliptec.ElliptecProtocol:
         """Return what to say to this module."""

@@ -116,7 +116,7 @@ def _line_of(instrument: InstrumentConfig) -> dict[str, Any]:
     if registry.instrument_type(instrument.type).medium != "serial":
         return {}
     settings = registry.line_settings(instrument.type, instrument.options)
-    return {key: value for key, value in settings.items() if key != "terminator"}
+    return {key: value for key, value in settings.items() if key not in ("terminator", "late_reply_limit")}
 
 
 def _wire_name(wire: str, taken: dict[str, str]) -> str:

@@ -14,7 +14,7 @@ from ophyd import Kind
 from ophyd.positioner import PositionerBase
 from ophyd.status import DeviceStatus, MoveStatus
 
-from devices.errors import MoveStopped
+from devices.errors import STOP_PATIENCE_S, MoveStopped, is_unsent
 from devices.protocols.conversation import Stamped
 from devices.protocols.errors import NotOnTarget
 from devices.v2.errors import PositionRefused
@@ -288,11 +288,17 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
         threading.Thread(target=self._halt, name=f"{self.name} stop", daemon=True).start()
 
     def _halt(self) -> None:
-        try:
-            with self.exclusive(grace_s=_STOP_GRACE_S):
-                self.halt_motion()
-        except Exception:
-            logger.exception("%s could not be stopped", self.name)
+        deadline = time.monotonic() + STOP_PATIENCE_S
+        while True:
+            try:
+                with self.exclusive(grace_s=_STOP_GRACE_S):
+                    self.halt_motion()
+                return
+            except Exception as error:
+                if is_unsent(error) and time.monotonic() < deadline:
+                    continue
+                logger.exception("%s could not be stopped", self.name)
+                return
 
 
 class WrappedPositioner(LegacyPositioner):

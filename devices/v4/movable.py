@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import cached_property
@@ -20,7 +21,7 @@ from ophyd_async.core import (
 )
 
 from coexistence import CoexistenceError
-from devices.errors import MoveStopped, MoveTimedOut
+from devices.errors import STOP_PATIENCE_S, MoveStopped, MoveTimedOut, is_unsent
 from devices.protocols.errors import ProtocolError
 
 logger = logging.getLogger(__name__)
@@ -182,10 +183,16 @@ class WireMovable(StandardMovable[float]):
         self._background -= {task}
 
     async def _halt(self) -> None:
-        try:
-            await self.movable_logic.halt()
-        except (CoexistenceError, ProtocolError):
-            logger.exception("%s could not be stopped", self.name)
+        deadline = time.monotonic() + STOP_PATIENCE_S
+        while True:
+            try:
+                await self.movable_logic.halt()
+                return
+            except (CoexistenceError, ProtocolError) as error:
+                if is_unsent(error) and time.monotonic() < deadline:
+                    continue
+                logger.exception("%s could not be stopped", self.name)
+                return
 
 
 def _succeeded(task: asyncio.Task[None]) -> bool:

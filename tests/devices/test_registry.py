@@ -26,9 +26,7 @@ def test_unknown_type_comes_with_close_matches(wrong, right):
 
 
 def test_type_that_looks_like_nothing_lists_what_there_is():
-    with pytest.raises(
-        registry.UnknownInstrument, match=", ".join(registry.type_names())
-    ):
+    with pytest.raises(registry.UnknownInstrument, match=", ".join(registry.type_names())):
         registry.instrument_type("qqqq")
 
 
@@ -58,6 +56,7 @@ def test_line_settings_come_from_instrument_and_options():
         "terminator": b"\n",
     }
     assert registry.line_settings("Elliptec", {"address": "2"})["terminator"] == b"\r\n"
+    assert registry.line_settings("Elliptec", {})["late_reply_limit"] < 0.1
 
 
 @pytest.mark.parametrize(("generation", "foreign"), [("v2", "ophyd_async"), ("v4", "ophyd")])

@@ -1,0 +1,110 @@
+"""Cables pulled and instruments switched off in the middle of things: told by name, and over when plugged in again."""
+
+import time
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import pytest
+from bluesky.run_engine import call_in_bluesky_event_loop
+from bluesky.utils import FailedStatus
+from conftest import events
+
+from devices import registry
+
+
+@pytest.fixture(params=["v2", "v4"])
+def make(request, connection, engine):
+    """Make a connected device of a generation."""
+
+    def make_device(type_name, wire, name, **options):
+        device = registry.device_class(type_name, request.param)(connection(wire, name), name=name, **options)
+        if request.param == "v2":
+            device.connect()
+        else:
+            call_in_bluesky_event_loop(device.connect())
+        return device
+
+    return make_device
+
+
+def truth(bench, name):
+    return bench.truth()["instruments"][name]
+
+
+def wait_until(condition, timeout=10.0):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        yield from bps.sleep(0.02)
+
+
+def test_cable_pulled_during_a_motion(bench, engine, documents, wire, make, wait_for):
+    bench.set("bus.2", position_deg=0.0)
+    rotator = make("Elliptec", "bus", "rotator", address="2")
+    meter = make("Newport1830C", "meter", "power")
+    engine(bps.mv(rotator.velocity, 5))
+
+    def plan():
+        yield from bps.abs_set(rotator, 90, group="move")
+        yield from wait_until(lambda: truth(bench, "bus.2")["position_deg"] > 1)
+        bench.unplug("bus")
+        yield from bps.wait("move")
+
+    try:
+        with pytest.raises(FailedStatus) as caught:
+            engine(plan())
+        assert "rotator" in str(caught.value.__cause__)
+        engine(bp.count([meter]))
+        assert len(events(documents)) == 1
+    finally:
+        bench.replug("bus")
+    wait_for(lambda: wire("bus").connected)
+    wait_for(lambda: not truth(bench, "bus.2")["moving"], timeout=20)
+    engine(bps.mv(rotator.velocity, 100))
+    engine(bps.mv(rotator, 10))
+    assert truth(bench, "bus.2")["position_deg"] == pytest.approx(10, abs=0.1)
+
+
+def test_power_lost_during_a_motion(bench, engine, make, wait_for):
+    bench.set("bus.3", position_deg=0.0)
+    rotator = make("Elliptec", "bus", "rotator", address="3", move_timeout=20.0)
+    neighbour = make("Elliptec", "bus", "neighbour", address="A")
+    engine(bps.mv(rotator.velocity, 5))
+
+    def plan():
+        yield from bps.abs_set(rotator, 90, group="move")
+        yield from wait_until(lambda: truth(bench, "bus.3")["position_deg"] > 1)
+        bench.power("bus.3", False)
+        yield from bps.wait("move")
+
+    try:
+        with pytest.raises(FailedStatus) as caught:
+            engine(plan())
+        assert "rotator" in str(caught.value.__cause__)
+    finally:
+        bench.power("bus.3", True)
+    engine(bps.mv(neighbour, 5))
+    engine(bps.mv(rotator.velocity, 100))
+    engine(bps.mv(rotator, 10))
+    assert truth(bench, "bus.3")["position_deg"] == pytest.approx(10, abs=0.1)
+
+
+def test_cable_pulled_between_two_events(bench, engine, documents, wire, make, wait_for):
+    stage = make("ESP300", "stage", "stage", axes=[1])
+
+    def plan():
+        yield from bps.open_run()
+        yield from bps.trigger_and_read([stage])
+        bench.unplug("stage")
+        yield from bps.trigger_and_read([stage])
+        yield from bps.close_run()
+
+    try:
+        with pytest.raises(Exception, match=r"."):
+            engine(plan())
+        assert len(events(documents)) == 1
+    finally:
+        bench.replug("stage")
+    wait_for(lambda: wire("stage").connected)
+    engine(bp.scan([], stage.axis[1], 0, 0.2, 2))
+    engine(bps.mv(stage.axis[1], 0))
