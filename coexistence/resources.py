@@ -19,7 +19,7 @@ from coexistence.wire import Wire
 
 if TYPE_CHECKING:
     from coexistence.config import DualConfig
-    from coexistence.visa import VisaSessionManager
+    from coexistence.visa_manager import VisaSessionManager
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class SharedResources:
         """The VISA sessions; serial resources among them are the pool's ports."""
         with self._lock:
             if self._visa is None:
-                from coexistence.visa import VisaSessionManager
+                from coexistence.visa_manager import VisaSessionManager
 
                 self._visa = VisaSessionManager(self._visa_backend, pool=self.serial)
             return self._visa

@@ -173,8 +173,7 @@ def _parts(
     elif hasattr(source, "session"):
         pool, visa = None, cast("VisaSessionManager", source)
     else:
-        shared = cast("SharedResources", source)
-        pool, visa = shared.serial, shared.visa if resources else None
+        pool, visa = source.serial, source.visa if resources else None
     checked(
         *(
             Problem(f"{name} cannot be adopted: {what} come from {kind}", f"give adopt() {kind}, or SharedResources")
