@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnrecordableValue,
         UnsupportedPlatform,
     )
+    from .external import ExternalServer
     from .journal import Journal, find_journal, original_documents, read_journal
     from .launch import SessionLease, ensure_daemon
     from .session import CatalogSession
@@ -40,6 +41,7 @@ _HOMES = {
     "DataDirectoryError": "errors",
     "DeliveryFailed": "errors",
     "DiskFull": "errors",
+    "ExternalServer": "external",
     "Journal": "journal",
     "JournalCorrupt": "errors",
     "JournalError": "errors",
@@ -69,6 +71,7 @@ __all__ = [
     "DataDirectoryError",
     "DeliveryFailed",
     "DiskFull",
+    "ExternalServer",
     "Journal",
     "JournalCorrupt",
     "JournalError",

@@ -17,6 +17,7 @@ from .errors import (
     KeyRejected,
     NoCatalog,
 )
+from .external import ExternalServer, api_address, is_local
 from .journal import find_journal
 from .launch import (
     daemon_expected,
@@ -90,11 +91,7 @@ def wait_for_server(directory: DataDirectory, timeout: float) -> str:
             if state.phase == "ready":
                 return state.url
             if state.phase == "failed":
-                raise CatalogStartFailed(
-                    directory.root,
-                    f"The catalog's server does not start. {state.problem} The whole log is in {directory.server_log}.",
-                    _tail(directory.server_log),
-                )
+                raise start_failure(directory, state)
         waited = time.monotonic() - began
         if waited >= timeout:
             raise CatalogTimeout(
@@ -118,6 +115,12 @@ def wait_for_server(directory: DataDirectory, timeout: float) -> str:
 
 def start_failure(directory: DataDirectory, state: CatalogState) -> CatalogStartFailed:
     """Return the error that says why the server does not start."""
+    if ExternalServer.read(directory) is not None:
+        return CatalogStartFailed(
+            directory.root,
+            f"The catalog's server is out of reach: {state.problem} Runs are recorded and will be delivered when "
+            "it is back.",
+        )
     return CatalogStartFailed(
         directory.root,
         f"The catalog's server does not start. {state.problem} The whole log is in {directory.server_log}.",
@@ -139,10 +142,14 @@ def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlue
     from tiled.client import from_uri
 
     began = time.monotonic()
+    external = ExternalServer.read(directory)
+    key = directory.read_key() if external is None else external.key()
     try:
-        root = from_uri(f"{url}/api/v1", api_key=directory.read_key(), trust_env=False)
+        root = from_uri(api_address(url), api_key=key, trust_env=not is_local(url))
         root = root.new_variation(structure_clients=_private_copy(root.structure_clients))
         while True:
+            if any(spec.name == "CatalogOfBlueskyRuns" for spec in root.specs):
+                return root  # an external server's container of runs, named as such
             with contextlib.suppress(KeyError):
                 catalog: CatalogOfBlueskyRuns = root[RUNS_KEY]
                 return catalog
@@ -160,8 +167,20 @@ def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlue
     except httpx.HTTPStatusError as error:
         if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             # The original error's text holds the address, and with it possibly the key.
-            raise KeyRejected(directory.root, directory.key_file) from None
+            raise _key_rejected(directory, external) from None
         raise
+
+
+def _key_rejected(directory: DataDirectory, external: ExternalServer | None) -> KeyRejected:
+    if external is not None:
+        place = external.key_file or f"the environment variable {external.key_variable}"
+        return KeyRejected(directory.root, place, f"Ask who runs {external.uri} for another.")
+    return KeyRejected(
+        directory.root,
+        str(directory.key_file),
+        "The file was changed after the server had started: stop the server with "
+        f"catalog.shut_down({str(directory.root)!r}) and open the catalog again.",
+    )
 
 
 def _private_copy(structure_clients: Any) -> Any:
@@ -254,7 +273,10 @@ def web_address(data_dir: str | os.PathLike[str], with_key: bool = False, wait: 
 
 def page_address(directory: DataDirectory, url: str, with_key: bool) -> str:
     """Return the address of the web page of a server."""
-    return f"{url}/?api_key={quote(directory.read_key())}" if with_key else f"{url}/"
+    if not with_key:
+        return f"{url}/"
+    external = ExternalServer.read(directory)
+    return f"{url}/?api_key={quote(directory.read_key() if external is None else external.key())}"
 
 
 def shut_down(data_dir: str | os.PathLike[str], timeout: float = 30.0) -> bool:

@@ -69,6 +69,11 @@ class DataDirectory:
         return self.server / "key"
 
     @property
+    def external_file(self) -> Path:
+        """Which server to use in place of an own one, when there is such a choice."""
+        return self.server / "external.json"
+
+    @property
     def state_file(self) -> Path:
         """Who serves this directory, where, and how far it is."""
         return self.root / "server.json"

@@ -174,14 +174,17 @@ class CatalogTimeout(CatalogUnavailable, TimeoutError):
 
 
 class KeyRejected(CatalogUnavailable):
-    """The server does not accept the key of this data directory."""
+    """The server does not accept the key.
 
-    def __init__(self, data_dir: str | os.PathLike[str], key_file: Path) -> None:
-        super().__init__(
-            data_dir,
-            f"The catalog's server does not accept the key in {key_file}. The file was changed after the server "
-            f"had started: stop the server with catalog.shut_down({str(data_dir)!r}) and open the catalog again.",
-        )
+    Attributes
+    ----------
+    key_place : str
+        Where the key was taken from.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], key_place: str, remedy: str) -> None:
+        self.key_place = key_place
+        super().__init__(data_dir, f"The catalog's server does not accept the key in {key_place}. {remedy}")
 
 
 class DeliveryFailed(CatalogError):

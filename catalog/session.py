@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from .client import connect, page_address, start_failure, wait_delivered, wait_for_server, wait_stopped
 from .directory import CatalogState, DataDirectory, uid_of_journal
 from .errors import CatalogError, DeliveryFailed
+from .external import ExternalServer
 from .journal import Journal
 from .launch import SessionLease, start_daemon_if_missing
 
@@ -38,6 +39,9 @@ class CatalogSession:
         Called, from any thread and once for each thing, with the error the user should hear of while the scan
         goes on: `JournalWriteError` (see `Journal`), `CatalogStartFailed` when the server does not start,
         `DeliveryFailed` when the catalog refuses a run.
+    server : ExternalServer, optional
+        A tiled server run by somebody else, in place of one of this data directory's own. A daemon that runs
+        already keeps to the server it has.
 
     Attributes
     ----------
@@ -56,6 +60,7 @@ class CatalogSession:
         *,
         pause: Callable[[], object] | None = None,
         on_trouble: Callable[[CatalogError], object] | None = None,
+        server: ExternalServer | None = None,
     ) -> None:
         self.directory = DataDirectory.at(data_dir)
         self.journal = Journal(self.directory.root, pause=pause, on_trouble=on_trouble)
@@ -65,6 +70,10 @@ class CatalogSession:
         self._on_trouble = on_trouble
         self._told: set[str] = set()
         self._closing = threading.Event()
+        if server is not None:
+            server.store(self.directory)
+        else:
+            self.directory.external_file.unlink(missing_ok=True)
         start_daemon_if_missing(self.directory)
         self._watch = threading.Thread(target=self._keep_daemon, name="catalog watch", daemon=True)
         self._watch.start()

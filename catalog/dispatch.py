@@ -1,0 +1,198 @@
+"""The thread of the catalog daemon that moves journal after journal into the server."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .directory import REPLAYED, DataDirectory
+from .errors import JournalCorrupt
+from .journal import JournalTail, compress_journal
+from .locking import is_locked
+
+if TYPE_CHECKING:
+    from .delivery import ReportedProblem, RunDelivery
+    from .external import ExternalServerWatch
+    from .server_process import ServerProcess
+
+logger = logging.getLogger("catalog.daemon")
+
+READY_POLL_S = 0.2
+
+DELIVERY_INTERVAL_S = 0.4
+"""Time between two batches of a run that goes on: what is emitted is visible within a second."""
+
+REPLY_TIMEOUT_S = 120.0
+"""A server that leaves a request unanswered for longer is taken for hung and started again."""
+
+DRAFT_PATIENCE_S = 60.0
+
+
+class Deliveries(threading.Thread):
+    """Moves every journal of a data directory into the server, as long as it runs."""
+
+    def __init__(self, directory: DataDirectory, server: ServerProcess | ExternalServerWatch) -> None:
+        super().__init__(name="delivery", daemon=True)
+        self.directory = directory
+        self.server = server
+        self.idle_since_scan_at = 0.0
+        self._runs: dict[Path, RunDelivery] = {}
+        self._problems: dict[Path, ReportedProblem] = {}
+        self._damaged: set[Path] = set()
+        self._begins: dict[Path, float] = {}
+        self._trouble = ""
+        self._ending = threading.Event()
+
+    def end(self, timeout: float) -> None:
+        """Stop after the batch in hand."""
+        self._ending.set()
+        self.join(timeout)
+
+    def run(self) -> None:
+        """Deliver until told to end."""
+        # The imports take seconds and run while the server starts.
+        from . import delivery  # noqa: F401
+
+        for note in self.directory.journals.glob("*.problem"):
+            note.unlink()  # every run gets a new chance
+        _mend_broken_replays(self.directory)
+        container = None
+        while not self._ending.is_set():
+            if container is None:
+                if not self.server.wait_ready(READY_POLL_S):
+                    self._look_for_work()
+                    continue
+                container = self._connect()
+                continue
+            started = time.monotonic()
+            paths = self._look_for_work(started)
+            busy = False
+            for path in paths:
+                outcome = self._step(path, container)
+                if outcome is None:
+                    container = None
+                    break
+                busy = busy or outcome
+            if not busy:
+                self._ending.wait(DELIVERY_INTERVAL_S)
+
+    def _look_for_work(self, now: float | None = None) -> list[Path]:
+        """Return the journals to deliver, oldest first."""
+        paths = _undelivered(self.directory)
+        for gone in set(self._runs) - set(paths):
+            self._runs.pop(gone).restart()
+        # The order in which runs reach the server is the order in which it lists them.
+        self._begins = {path: self._begins.get(path) or _start_time(path) for path in paths}
+        paths.sort(key=self._begins.__getitem__)
+        waiting = [path for path in paths if path not in self._damaged]
+        if all(p in self._problems and self._problems[p].given_up_for_now for p in waiting):
+            self.idle_since_scan_at = now or time.monotonic()
+        return [p for p in waiting if p not in self._problems or self._problems[p].due]
+
+    def _connect(self) -> Any:
+        """Return the client of the container of runs, which is created the first time."""
+        try:
+            return self.server.container(REPLY_TIMEOUT_S)
+        except Exception as error:
+            # The text of an HTTP error holds the address, never the key, which goes in a header.
+            if (trouble := f"{type(error).__name__}: {error}") != self._trouble:
+                logger.error("The server does not let the daemon in: %s", trouble)
+            self._trouble = trouble
+            self._ending.wait(1.0)
+            return None
+
+    def _step(self, path: Path, container: Any) -> bool | None:
+        """Deliver a batch of one run; None when the server is gone."""
+        import httpx
+
+        from .delivery import ReportedProblem, RunDelivery
+
+        if path not in self._runs:
+            if self._is_delivered(path):
+                return True
+            self._runs[path] = RunDelivery(self.directory, path)
+        run = self._runs[path]
+        try:
+            busy = run.step(container)
+            if run.stopped:
+                run.finish()
+                del self._runs[path]
+                logger.info("Run %s is delivered", run.uid)
+            self._problems.pop(path, None)
+            return busy
+        except httpx.TransportError as error:
+            logger.warning("The server broke off: %s", type(error).__name__)
+            for each in self._runs.values():
+                each.restart()
+            if isinstance(error, httpx.TimeoutException):
+                self.server.restart(f"it left a request unanswered for {REPLY_TIMEOUT_S:.0f} s.")
+            self._ending.wait(READY_POLL_S)
+            return None
+        except JournalCorrupt as error:
+            logger.error("%s", error)
+            problem = ReportedProblem(self.directory, run.uid)
+            for _ in range(ReportedProblem.PATIENCE):
+                problem.failed(error)
+            self._damaged.add(path)
+            run.restart()
+            return True
+        except Exception as error:
+            logger.exception("Run %s could not be delivered", run.uid)
+            self._problems.setdefault(path, ReportedProblem(self.directory, run.uid)).failed(error)
+            run.restart()
+            return True
+
+    def _is_delivered(self, path: Path) -> bool:
+        """Clear away a journal whose compressed form exists already: a crash came between the two."""
+        name = path.name + ".gz"
+        for month in self.directory.delivered_folders():
+            if (month / name).exists():
+                compress_journal(self.directory, path)
+                return True
+        return False
+
+
+def _undelivered(directory: DataDirectory) -> list[Path]:
+    """Return the journals that still lie in the journal folder, and clear away starts that came to nothing."""
+    found = []
+    with os.scandir(directory.journals) as entries:
+        for entry in entries:
+            if entry.name.endswith(".jsonl") and entry.is_file():
+                found.append(Path(entry.path))
+            elif entry.name.endswith(".jsonl.new"):
+                # The lock comes a moment after the name.
+                with contextlib.suppress(FileNotFoundError):
+                    age = time.time() - entry.stat().st_mtime
+                    if age > DRAFT_PATIENCE_S and not is_locked(entry.path):
+                        os.unlink(entry.path)
+    return found
+
+
+def _mend_broken_replays(directory: DataDirectory) -> None:
+    """Give delivered journals their names back whose replay was killed halfway."""
+    for folder in directory.delivered_folders():
+        for kept in folder.glob(f"*.jsonl.gz{REPLAYED}"):
+            delivered = kept.with_name(kept.name.removesuffix(REPLAYED))
+            undelivered = directory.journals / delivered.name.removesuffix(".gz")
+            if undelivered.exists():
+                kept.unlink()
+            else:
+                kept.rename(delivered)
+
+
+def _start_time(path: Path) -> float:
+    """Return when a run began."""
+    tail = JournalTail(path)
+    try:
+        for _, document in tail.read(1):
+            return float(document["time"])
+    except (JournalCorrupt, KeyError, TypeError, ValueError):
+        pass
+    finally:
+        tail.close()
+    return path.stat().st_mtime
