@@ -167,7 +167,8 @@ class DriverSignal(Component):
         Attribute or method of the driver that takes a new value, or a function of driver and value. None leaves the
         signal read-only, unless the driver's protocol says how to set it.
     kind
-        ``hinted``, ``normal``, ``config`` or ``omitted``, as in ophyd.
+        ``hinted``, ``normal``, ``config`` or ``omitted``, as in ophyd. None is ``normal``, or what :func:`wrap` was
+        given the signal as.
     units, precision
         For drivers that do not know their own units; ours do.
     """
@@ -177,20 +178,22 @@ class DriverSignal(Component):
         read: Getter | None = None,
         *,
         write: Setter | None = None,
-        kind: str = "normal",
+        kind: str | None = None,
         units: str | None = None,
         precision: int | None = None,
         doc: str | None = None,
     ) -> None:
         super().__init__(
             MeasuredSignal,
-            kind=kind,
+            kind=kind or "normal",
             doc=doc,
             getter=read,
             setter=write,
             units=units,
             precision=precision,
         )
+
+        self.kind_is_open = kind is None
 
     def __set_name__(self, owner: type, attr_name: str) -> None:
         if self.kwargs["getter"] is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ophyd import Kind
+
 from devices.v2.legacy import DriverSignal, Getter, LegacyDevice
 from devices.v2.positioner import WrappedPositioner
 
@@ -89,5 +91,7 @@ def _declare(read: SignalDeclarations, config: SignalDeclarations, *, hint_first
             if not isinstance(declaration, DriverSignal):
                 write = declaration if isinstance(declaration, str) else None
                 declaration = DriverSignal(declaration, write=write, kind=kind)
+            elif declaration.kind_is_open:
+                declaration.kind = Kind[kind]
             declared[name] = declaration
     return declared
