@@ -396,8 +396,8 @@ def test_no_reply_is_ever_crossed_among_threads_and_tasks(visa, meter):
     meter.delay = lambda command: random.choice([0.0, 0.0, 0.0, 0.002]) if command.endswith(b"r?") else 0.0
     wrong: list[tuple[str, str]] = []
     right = [0]
-    ends = time.monotonic() + 6.0
-    each = 400
+    ends = time.monotonic() + 8.0
+    each = 1000
 
     def check(question: str, reply: str) -> None:
         if reply == "A" + question[1:-1]:
