@@ -19,6 +19,8 @@ RUNS_KEY = "runs"
 REPLAYED = ".replayed"
 """Ending of a delivered journal while it is put back among the undelivered ones."""
 
+UNFIT_CHARACTERS = "?#%"
+
 CatalogPhase = Literal["starting", "ready", "restarting", "failed", "stopping"]
 
 
@@ -109,8 +111,14 @@ class DataDirectory:
         Raises
         ------
         DataDirectoryError
-            The place cannot be created or written.
+            The place cannot be created or written, or its name cannot stand in a database's address.
         """
+        if unfit := sorted(set(str(self.root)) & set(UNFIT_CHARACTERS)):
+            raise DataDirectoryError(
+                self.root,
+                f"The data directory {self.root} cannot be used: its name contains {' '.join(unfit)}, which mean "
+                "something else in the addresses of databases. Give a directory without them.",
+            )
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.journals, self.sessions, self.server, self.arrays):

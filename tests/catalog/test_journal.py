@@ -333,6 +333,12 @@ def test_a_place_that_is_no_directory_is_refused(tmp_path):
         Journal(place)
 
 
+def test_a_name_that_no_database_address_can_hold_is_refused(tmp_path):
+    with pytest.raises(DataDirectoryError, match=r"its name contains # \?, which mean something else"):
+        Journal(tmp_path / "what?#")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unreadable_directory_is_refused(data_dir, monkeypatch):
     Journal(data_dir).close()
     # Root may read everything, so the system's answer is given here in its place.
