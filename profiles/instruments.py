@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -18,6 +19,8 @@ from coexistence import Channel, Connection, SharedResources
 from coexistence.config import Generation, InstrumentConfig
 from coexistence.errors import CoexistenceError, ConfigError
 from devices import registry
+
+logger = logging.getLogger("profiles.instruments")
 
 CONNECT_GRACE_S = 0.5
 """What a device gets beyond its own time limit to report how it failed."""
@@ -194,6 +197,7 @@ def _note_failure(instrument: Instrument, error: BaseException) -> None:
     reasons = dict.fromkeys(str(cause).strip() or type(cause).__name__ for cause in _root_causes(error))
     instrument.error = InstrumentFailed(instrument, "; ".join(reasons))
     instrument.error.__cause__ = error
+    logger.info("%s", instrument.error, exc_info=error)
 
 
 def _root_causes(error: BaseException) -> Iterator[BaseException]:
