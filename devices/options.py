@@ -92,8 +92,6 @@ class ElliptecOptions(SerialOptions):
     """How far from its target a motion may end, in deg or mm."""
     move_timeout: float = Field(default=60.0, gt=0)
     """Longest duration of a motion in s."""
-    home_on_connect: bool = False
-    """Search the home position when connecting. Moves the module."""
     live_position: bool = True
     """Ask for the position during a motion, to show progress."""
 
