@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .external import ExternalServer
     from .journal import Journal, find_journal, original_documents, read_journal
     from .launch import SessionLease, ensure_daemon
+    from .query import search_runs
     from .session import CatalogSession
 
 _HOMES = {
@@ -57,6 +58,7 @@ _HOMES = {
     "open_catalog": "client",
     "original_documents": "journal",
     "read_journal": "journal",
+    "search_runs": "query",
     "shut_down": "client",
     "wait_delivered": "client",
     "web_address": "client",
@@ -87,6 +89,7 @@ __all__ = [
     "open_catalog",
     "original_documents",
     "read_journal",
+    "search_runs",
     "shut_down",
     "wait_delivered",
     "web_address",

@@ -31,6 +31,7 @@ from catalog import (
     maintenance,
     open_catalog,
     original_documents,
+    search_runs,
     shut_down,
     wait_delivered,
     web_address,
@@ -347,6 +348,41 @@ def test_full_text_finds_what_the_metadata_says(RE, served, devices):
     _, det = devices
     uid = record(RE, served, count([det]), purpose="measure the unmistakable gadolinium line")
     assert list(served.catalog().search(FullText("gadolinium"))) == [uid]
+
+
+def test_runs_are_found_by_what_people_remember(RE, served, devices):
+    motor, det = devices
+    other = SynSignal(name="det_2", func=lambda: 1.0)
+    before = time.time()
+    scanned = record(RE, served, scan([det], motor, 0, 1, 2), sample="S-7", purpose='a "fine" non-linear check')
+    counted = record(RE, served, count([other]), sample="S-7")
+
+    def failing():
+        yield from bps.open_run({"plan_name": "failing"})
+        yield from bps.null()
+        yield from bps.close_run(exit_status="fail", reason="it had to")
+
+    failed = record(RE, served, failing())
+    found = {
+        "all": search_runs(served.catalog(), since=before),
+        "plan": search_runs(served.catalog(), since=before, plan="scan"),
+        "detector": search_runs(served.catalog(), since=before, detector="det"),
+        "motor": search_runs(served.catalog(), since=before, motor="motor"),
+        "sample": search_runs(served.catalog(), since=before, sample="S-7"),
+        "status": search_runs(served.catalog(), since=before, exit_status="fail"),
+        "text": search_runs(served.catalog(), since=before, text='"fine" non-linear'),
+        "until": search_runs(served.catalog(), since=before, until=before),
+    }
+    assert {name: list(runs) for name, runs in found.items()} == {
+        "all": [scanned, counted, failed],
+        "plan": [scanned],
+        "detector": [scanned],
+        "motor": [scanned],
+        "sample": [scanned, counted],
+        "status": [failed],
+        "text": [scanned],
+        "until": [],
+    }
 
 
 def test_status_tells_how_things_stand(RE, served, devices):
