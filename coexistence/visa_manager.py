@@ -213,7 +213,7 @@ class VisaSessionManager:
             total.reconnects += figures.reconnects
         return total
 
-    def list_resources(self, query: str = "?*") -> tuple[str, ...]:
+    def list_resources(self, query: str = "?*") -> list[str]:
         """Return what the backend finds, which takes seconds; sockets it cannot find.
 
         Parameters
@@ -221,7 +221,7 @@ class VisaSessionManager:
         query
             A VISA resource expression, such as ``GPIB?*::INSTR``.
         """
-        return tuple(self._library.resource_manager().list_resources(query))
+        return list(self._library.resource_manager().list_resources(query))
 
     def close(self) -> None:
         """Close all sessions: those who wait or hold get an error, what is on the wires is broken off.

@@ -19,8 +19,10 @@ from coexistence import (
     WireDisconnected,
     make_block,
 )
+from coexistence.visa_library import VisaLibrary
 from coexistence.visa_resource import VisaResource
 from coexistence.visa_socket_transport import PortableSocketTransport
+from coexistence.visa_transport import UninterruptedTransport
 from coexistence.wire import Wire
 from simulators import SimulatorProcess
 
@@ -198,6 +200,22 @@ def test_devices_of_one_gpib_board_take_turns_on_its_wire():
             with pytest.raises(Exception, match="held by 'first'"):
                 Person(lambda: second.query("?IDN", timeout=0.05)).result()
         assert len(visa.wires) == 1
+
+
+def test_usb_is_read_in_one_piece_and_times_out_by_itself():
+    library = VisaLibrary.shared("@sim")
+    resource = VisaResource.parse("USB::0x1111::0x2222::0x1234::INSTR")
+    channel = Channel(
+        Wire("usb", order=(1, "usb")), UninterruptedTransport(library, resource), terminator=b"\n", timeout=1.0
+    )
+    with contextlib.closing(channel):
+        assert channel.query(b"?IDN\n", owner="v2") == b"LSG Serial #1234"
+        started = time.perf_counter()
+        with pytest.raises(CommandTimeout):
+            channel.query(b"*RST\n", owner="v2", timeout=0.1)
+        assert time.perf_counter() - started < 0.4
+        assert channel.query(b"?IDN\n", owner="v2", timeout=3.0) == b"LSG Serial #1234"
+    library.release()
 
 
 # TCP where there is no poll
