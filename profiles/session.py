@@ -316,8 +316,10 @@ class Session:
         return self.config.generation(generation).shutdown_timeout or SHUTDOWN_TIMEOUT_S[generation]
 
     def _stop_generation(self, generation: Generation, deadline: float) -> None:
-        devices = [i.device for i in self.instruments.values() if i.connected and i.generation == generation]
-        stopping = [(device, _stopped_in_thread(device, self.RE.loop)) for device in devices]
+        # What a device from elsewhere does may be somebody else's: a plan has stopped what it moved itself.
+        own = [i for i in self.instruments.values() if i.connected and not i.config.is_foreign]
+        devices = [i.device for i in own if i.generation == generation]
+        stopping = [(device, _stopped_in_thread(device, self.RE.loop, deadline)) for device in devices]
         for device, future in stopping:
             try:
                 future.result(max(0.0, deadline - time.monotonic()))
@@ -345,15 +347,19 @@ def _without_ophyd() -> Iterator[None]:
         del sys.modules["ophyd"]
 
 
-def _stopped_in_thread(device: Any, loop: asyncio.AbstractEventLoop) -> Future[None]:
-    """Stop a device that can be stopped, and let ophyd forget it, on a thread that may be left behind."""
+def _stopped_in_thread(device: Any, loop: asyncio.AbstractEventLoop, deadline: float) -> Future[None]:
+    """Stop what moves of a device and wait until it stands, on a thread that may be left behind."""
     future: Future[None] = Future()
 
     def stop() -> None:
         try:
-            stopping = device.stop() if callable(getattr(device, "stop", None)) else None
-            if asyncio.iscoroutine(stopping):
-                asyncio.run_coroutine_threadsafe(stopping, loop).result()
+            parts = list(_parts_of(device))
+            for part in parts:
+                stopping = part.stop(success=True) if callable(getattr(part, "stop", None)) else None
+                if asyncio.iscoroutine(stopping):
+                    asyncio.run_coroutine_threadsafe(stopping, loop).result()
+            while any(getattr(part, "moving", False) for part in parts) and time.monotonic() < deadline:
+                time.sleep(0.01)
             if callable(getattr(device, "destroy", None)):
                 device.destroy()
         except Exception as error:
@@ -363,6 +369,16 @@ def _stopped_in_thread(device: Any, loop: asyncio.AbstractEventLoop) -> Future[N
 
     threading.Thread(target=stop, name=f"stop {device.name}", daemon=True).start()
     return future
+
+
+def _parts_of(device: Any) -> Iterator[Any]:
+    """Yield a device and what it consists of: axes and rotators are devices of their own in both generations."""
+    yield device
+    if callable(getattr(device, "walk_subdevices", None)):
+        yield from (part for _, part in device.walk_subdevices())
+    elif callable(getattr(device, "children", None)):
+        for _, child in device.children():
+            yield from _parts_of(child)
 
 
 def _settle_tasks(loop: asyncio.AbstractEventLoop, deadline: float) -> None:

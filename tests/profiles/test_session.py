@@ -14,6 +14,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import pytest
 from bluesky import RunEngineInterrupted
+from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 
 from catalog import find_journal, read_journal
@@ -79,6 +80,37 @@ def test_closing_leaves_no_thread_descriptor_or_process(
         assert "bluesky-run-engine" in before
     left = [t for t in threading.enumerate() if t is not threading.main_thread() and t.is_alive()]
     assert [t.name for t in left if t.name.startswith(("bluesky-run-engine", "asyncio"))] == []
+
+
+@pytest.mark.parametrize("generation", ["v2", "v4"])
+def test_closing_stops_what_moves_before_its_wire_closes(generation: str, data_dir: Path, wait_for, caplog):
+    slow = rotator("slow", simulation={"speed_deg_per_s": 20})
+    with Session.open(bench(**{generation: [slow]}), simulate=True, data_dir=data_dir, strict=True) as session:
+        simulators, device = session.simulated.process, session.devices.slow
+        (name,) = simulators.truth()["instruments"]
+
+        def position() -> float:
+            return simulators.truth()["instruments"][name]["position_deg"]
+
+        async def start_moving():
+            device.set(300)
+
+        # Not by a plan: at its end the RunEngine stops what it moved.
+        call_in_bluesky_event_loop(start_moving())
+        wait_for(lambda: position() > 1)
+        session._stop_devices()
+        stopped_at = position()
+        time.sleep(0.1)
+        assert position() == pytest.approx(stopped_at, abs=0.01)
+        assert 1 < stopped_at < 100
+    assert [r.getMessage() for r in caplog.records if r.levelname == "ERROR"] == []
+
+
+def test_closing_a_session_of_instruments_that_stand_says_nothing(data_dir: Path, capsys):
+    laser = {"id": "laser", "type": "MaiTai", "serial_port": "/dev/ttyUSB5"}
+    with Session.open(bench(v2=[laser, rotator("r")]), simulate=True, data_dir=data_dir, strict=True):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_an_exception_in_the_block_closes_the_session_and_goes_on(data_dir: Path, no_process_left_behind):
