@@ -53,6 +53,7 @@ STATUS_TEXT = {
 ROTARY_TYPES = frozenset({8, 14, 16, 18})
 
 R = TypeVar("R")
+V = TypeVar("V", str, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,29 +446,9 @@ class ElliptecProtocol:
             )
 
     def _make_fields(self) -> Fields:
-        precision = 3
         return Fields(
-            Field(
-                name="readback",
-                datatype=float,
-                command=f"{self.address}gp",
-                instrument=self.instrument,
-                get=self.position,
-                units=self.units,
-                precision=precision,
-                limits=self.limits,
-            ),
-            Field(
-                name="setpoint",
-                datatype=float,
-                command=f"{self.address}ma",
-                instrument=self.instrument,
-                get=self.position,
-                remembered=True,
-                units=self.units,
-                precision=precision,
-                limits=self.limits,
-            ),
+            self._position_field("readback", "gp", self.position),
+            self._position_field("setpoint", "ma", self.position, remembered=True),
             Field(
                 name="velocity",
                 datatype=int,
@@ -478,51 +459,68 @@ class ElliptecProtocol:
                 units="%",
                 limits=(1, 100),
             ),
-            Field(
-                name="jog_step",
-                datatype=float,
-                command=f"{self.address}gj",
-                instrument=self.instrument,
-                get=lambda: self._value("gj", "GJ", self.to_position),
+            self._position_field(
+                "jog_step",
+                "gj",
+                lambda: self._value("gj", "GJ", self.to_position),
                 put=lambda value: self._put_pulses("jog_step", "sj", value, "gj", "GJ"),
-                units=self.units,
-                precision=precision,
-                limits=self.limits,
             ),
-            Field(
-                name="home_offset",
-                datatype=float,
-                command=f"{self.address}go",
-                instrument=self.instrument,
-                get=lambda: self._value("go", "HO", self.to_position),
+            self._position_field(
+                "home_offset",
+                "go",
+                lambda: self._value("go", "HO", self.to_position),
                 put=lambda value: self._put_pulses("home_offset", "so", value, "go", "HO"),
-                units=self.units,
-                precision=precision,
-                limits=self.limits,
             ),
-            Field(
-                name="serial_number",
-                datatype=str,
-                command=f"{self.address}in",
-                instrument=self.instrument,
-                get=lambda: self._identified(lambda identity: identity.serial_number),
-            ),
-            Field(
-                name="firmware",
-                datatype=str,
-                command=f"{self.address}in",
-                instrument=self.instrument,
-                get=lambda: self._identified(lambda identity: f"{identity.firmware:02X}"),
-            ),
-            Field(
-                name="pulses_per_unit",
-                datatype=float,
-                command=f"{self.address}in",
-                instrument=self.instrument,
-                get=lambda: self._identified(lambda identity: identity.pulses_per_unit),
+            self._identity_field("serial_number", str, lambda identity: identity.serial_number),
+            self._identity_field("firmware", str, lambda identity: f"{identity.firmware:02X}"),
+            self._identity_field(
+                "pulses_per_unit",
+                float,
+                lambda identity: identity.pulses_per_unit,
                 units=f"1/{self.units}",
-                precision=precision,
+                precision=3,
             ),
+        )
+
+    def _position_field(
+        self,
+        name: str,
+        command: str,
+        get: Callable[[], Conversation[Stamped[float]]],
+        *,
+        put: Callable[[float], Conversation[Stamped[float]]] | None = None,
+        remembered: bool = False,
+    ) -> Field[float]:
+        return Field(
+            name=name,
+            datatype=float,
+            command=f"{self.address}{command}",
+            instrument=self.instrument,
+            get=get,
+            put=put,
+            units=self.units,
+            precision=3,
+            limits=self.limits,
+            remembered=remembered,
+        )
+
+    def _identity_field(
+        self,
+        name: str,
+        datatype: type[V],
+        pick: Callable[[Identity], V],
+        *,
+        units: str | None = None,
+        precision: int | None = None,
+    ) -> Field[V]:
+        return Field(
+            name=name,
+            datatype=datatype,
+            command=f"{self.address}in",
+            instrument=self.instrument,
+            get=lambda: self._identified(pick),
+            units=units,
+            precision=precision,
         )
 
     def _identified(self, pick: Callable[[Identity], R]) -> Conversation[Stamped[R]]:

@@ -20,6 +20,7 @@ SPEC = build_spec(
         default_wire("meter2", [default_instrument("ScpiMeter")]),
     ],
     seed=7,
+    time_scale=0.3,
 )
 # The meter's tests let replies get lost, and need not wait for them as long as one would for real.
 LINE = {"meter": {"late_reply_limit": 0.3}}

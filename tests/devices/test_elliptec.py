@@ -47,7 +47,7 @@ def slow(bench, wire):
     """Make modules slow, so that there is time to interfere."""
     slowed = []
 
-    def slow_down(address="2", percent=5):
+    def slow_down(address="2", percent=2):
         wire("bus").query(b"%ssv%02X" % (address.encode(), percent), owner="test")
         slowed.append(address)
 
@@ -126,7 +126,7 @@ def test_wire_is_free_for_other_modules_during_a_motion(bench, engine, rotator, 
 
 def test_three_rotators_move_at_once(bench, engine, rotator, slow):
     for address in "23A":
-        slow(address, 20)
+        slow(address, 8)
     moving = [rotator("v4", "2", "a"), rotator("v4", "3", "b"), rotator("v2", "A", "c")]
     started = time.monotonic()
     engine(bps.mv(moving[0], 90))
@@ -247,7 +247,7 @@ async def test_cancelled_set_stops_the_motion(bench, connection, slow, wait_for)
 
 async def test_v4_motion_reports_progress_and_locates(bench, connection, slow):
     bench.set("bus.2", position_deg=0.0)
-    slow("2", 10)
+    slow("2", 4)
     device = devices.v4.Elliptec(connection("bus", "rotator"), name="rotator", address="2")
     await device.connect()
     updates = []
@@ -265,7 +265,7 @@ async def test_v4_motion_reports_progress_and_locates(bench, connection, slow):
 
 
 def test_v2_motion_reports_progress_and_position(bench, rotator, slow):
-    slow("2", 10)
+    slow("2", 4)
     device = rotator("v2")
     updates = []
     status = device.set(40.0)
@@ -300,7 +300,7 @@ def test_module_that_meets_a_limit_fails_the_plan_with_its_text(bench, engine, r
 
 
 def test_lost_final_reply_is_noticed(bench, engine, rotator, slow, generation):
-    slow("2", 20)
+    slow("2", 8)
     device = rotator(generation, live_position=False)
 
     def plan():
@@ -321,7 +321,7 @@ def test_button_messages_are_ignored(bench, engine, rotator, generation):
 
 
 def test_motion_that_takes_too_long_is_stopped(bench, engine, rotator, slow, generation, wait_for):
-    slow("2", 5)
+    slow("2", 2)
     device = rotator(generation, move_timeout=0.5)
     with pytest.raises(FailedStatus) as caught:
         engine(bps.mv(device, 180))
