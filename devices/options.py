@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-from devices.protocols import elliptec, esp300, maitai, newport_1830c, scpi
+from devices.protocols import elliptec, esp300, maitai, newport_1830c, pvcam, scpi
 
 _ELLIPTEC_LATE_REPLY_LIMIT_S = 0.05
 
@@ -231,3 +232,32 @@ class ScpiMeterOptions(ScpiOptions):
             setup=self.setup,
             reply_timeout_s=self.reply_timeout,
         )
+
+
+class PVCAMInstrumentOptions(InstrumentOptions):
+    """Options of a PVCAM camera."""
+
+    exposure: int | None = Field(default=None, ge=1)
+    """Exposure in ms to set when connecting; None leaves it, 10 ms for a camera nobody has set."""
+    region: tuple[int, int, int, int, int, int] | None = None
+    """s1, s2, sbin, p1, p2, pbin to set when connecting, ends inclusive; None leaves it, the whole sensor at first."""
+    trigger_mode: pvcam.TriggerMode | None = None
+    """INTERNAL or EDGE, to set when connecting; None leaves it, INTERNAL at first."""
+    frame_timeout: float = Field(default=10.0, gt=0)
+    """How long a frame may take beyond exposure and readout in s: for the camera, or for the edge that triggers it."""
+    buffer_frames: int = Field(default=16, ge=2)
+    """Frames in the camera's circular buffer."""
+    output_dir: Path | None = None
+    """Folder above those of the sessions; None takes the bench's own."""
+    session: str | None = Field(default=None, pattern=r"^[\w][\w .+-]*$")
+    """Name of the session's folder, for this session alone; None takes the time at which the session began."""
+
+    @field_validator("region")
+    @classmethod
+    def _is_a_region(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return value if value is None else pvcam.Region.parse(value).astuple()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what to set when connecting, by name."""
+        wanted = {"exposure": self.exposure, "region": self.region, "trigger_mode": self.trigger_mode}
+        return {name: value for name, value in wanted.items() if value is not None}
