@@ -56,7 +56,7 @@ class MeasuredSignal(Signal):
         """What the value means, for drivers that know their protocol."""
         driver = self.parent.driver
         if isinstance(driver, BlockingDriver) and isinstance(self._getter, str):
-            return driver.fields[self._getter]
+            return driver.fields.get(self._getter)
         return None
 
     @property
@@ -327,7 +327,8 @@ class LegacyDevice(Device):
         return self.do(self._measure_settings, f"reading the settings of {self.name}")
 
     def unstage(self) -> list[object]:
-        """Nothing to undo: staging only reads."""
+        """Have the settings measured anew by the next staging or trigger; nothing else is to be undone."""
+        self._settings_known = False
         return [self]
 
     def _measure_event(self) -> None:

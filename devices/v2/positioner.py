@@ -254,6 +254,9 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
             return
         with self.exclusive():
             self.begin_motion(motion.target)
+            if motion.halt.is_set():
+                # The stop may have gone out before the motion did.
+                self.halt_motion()
         self._moving = True
         self._run_subs(sub_type=self.SUB_START, timestamp=time.time())
         while self._note(self._ask()).moving:

@@ -50,11 +50,25 @@ class WireMovableLogic(MovableLogic[float]):
 class _Motion:
     """One request to move, from ``set()`` to the end of its status."""
 
-    def __init__(self, travel: Coroutine[Any, Any, None], updates: asyncio.Queue[float | None]) -> None:
-        self.task = asyncio.create_task(travel)
-        self.task.add_done_callback(lambda _: updates.put_nowait(None))
+    def __init__(self) -> None:
+        self.task: asyncio.Task[None] | None = None
         self.stopped_with: bool | None = None
         self.reason = ""
+        self.updates: asyncio.Queue[float | None] = asyncio.Queue()
+
+    def start(self, travel: Coroutine[Any, Any, None]) -> None:
+        """Begin to travel; the end of it ends the updates."""
+        self.task = asyncio.create_task(travel)
+        self.task.add_done_callback(lambda _: self.updates.put_nowait(None))
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether it has begun and not ended well."""
+        task = self.task
+        if task is None:
+            return False
+        # Looking at the exception also keeps asyncio from complaining that nobody did.
+        return not task.done() or task.cancelled() or task.exception() is not None
 
 
 class WireMovable(StandardMovable[float]):
@@ -72,10 +86,9 @@ class WireMovable(StandardMovable[float]):
     _motion: _Motion | None = None
     _background: frozenset[asyncio.Task[None]] = frozenset()
 
-    @WatchableAsyncStatus.wrap
-    async def set(
+    def set(
         self, new_position: float, timeout: CalculatableTimeout = "CALCULATE_TIMEOUT"
-    ) -> AsyncIterator[WatcherUpdate[float]]:
+    ) -> WatchableAsyncStatus[float]:
         """Move and wait until the target is reached; a motion under way is stopped first.
 
         Parameters
@@ -85,56 +98,61 @@ class WireMovable(StandardMovable[float]):
         timeout
             Longest duration in s; by default the device's own, None for none.
 
-        Raises
-        ------
-        ValueRefused
-            When the position is outside of the limits; nothing is sent then.
-        MoveStopped
-            After ``stop(success=False)`` or another ``set()``.
-        MoveTimedOut
-            When it took too long; the device was stopped.
-
-        Cancelled, the device is stopped.
+        Returns
+        -------
+        WatchableAsyncStatus
+            It reports progress and raises ValueRefused when the position is outside of the limits (nothing is sent
+            then), MoveStopped after ``stop(success=False)`` or another ``set()``, MoveTimedOut when it took too long,
+            and what the instrument says. Cancelled, the device is stopped.
         """
+        # The motion is known from here on, so that a stop that comes before anything was sent is not lost.
+        previous, self._motion = self._motion, _Motion()
+        if previous is not None:
+            self._end(previous, False, f"a new target {new_position:g} was set")
+        return WatchableAsyncStatus(self._travel(self._motion, new_position, timeout), name=self.name)
+
+    async def _travel(
+        self, motion: _Motion, new_position: float, timeout: CalculatableTimeout
+    ) -> AsyncIterator[WatcherUpdate[float]]:
         logic = self.movable_logic
-        await logic.check_move(new_position)
-        target = float(new_position)
-        if self._motion is not None:
-            self._end(self._motion, False, f"a new target {target:g} was set")
-        if self._background:
-            await asyncio.wait(self._background)
-        if self._mock is not None:
-            await logic.setpoint.set(target)
-            return
-        initial = await logic.readback.get_value()
-        units, precision = await logic.get_units_precision()
-        limit = await logic.calculate_timeout(initial, target) if isinstance(timeout, str) else timeout
-        updates: asyncio.Queue[float | None] = asyncio.Queue()
-        motion = self._motion = _Motion(logic.travel(target, updates.put_nowait), updates)
-        deadline = asyncio.timeout(limit)
+        deadline = asyncio.timeout(None)
+        limit: float | None = None
         try:
-            async with deadline:
-                while (position := await updates.get()) is not None:
-                    yield WatcherUpdate(
-                        current=position,
-                        initial=initial,
-                        target=target,
-                        name=self.name,
-                        unit=units,
-                        precision=precision,
-                    )
+            await logic.check_move(new_position)
+            target = float(new_position)
+            if self._background:
+                await asyncio.wait(self._background)
+            if self._mock is not None:
+                await logic.setpoint.set(target)
+                return
+            initial = await logic.readback.get_value()
+            units, precision = await logic.get_units_precision()
+            limit = await logic.calculate_timeout(initial, target) if isinstance(timeout, str) else timeout
             if motion.stopped_with is None:
-                await motion.task
-            elif not motion.stopped_with:
+                motion.start(logic.travel(target, motion.updates.put_nowait))
+                deadline = asyncio.timeout(limit)
+                async with deadline:
+                    while (position := await motion.updates.get()) is not None:
+                        yield WatcherUpdate(
+                            current=position,
+                            initial=initial,
+                            target=target,
+                            name=self.name,
+                            unit=units,
+                            precision=precision,
+                        )
+            if motion.stopped_with is False:
                 raise MoveStopped(self.name, target, motion.reason)
+            if motion.stopped_with is None and motion.task is not None:
+                await motion.task
         except TimeoutError as error:
             if limit is None or not deadline.expired():
                 raise
-            raise MoveTimedOut(self.name, target, limit) from error
+            raise MoveTimedOut(self.name, new_position, limit) from error
         finally:
             if self._motion is motion:
                 self._motion = None
-            if motion.stopped_with is None and not _succeeded(motion.task):
+            if motion.failed and motion.stopped_with is None and motion.task is not None:
                 motion.task.cancel()
                 self._halt_in_background()
 
@@ -167,9 +185,11 @@ class WireMovable(StandardMovable[float]):
     def _end(self, motion: _Motion, success: bool, reason: str) -> None:
         motion.stopped_with = success
         motion.reason = reason
-        self._motion = None
-        motion.task.cancel()
-        self._halt_in_background()
+        if self._motion is motion:
+            self._motion = None
+        if motion.task is not None:
+            motion.task.cancel()
+            self._halt_in_background()
 
     def _halt_in_background(self) -> None:
         if self._mock is not None:
@@ -193,7 +213,3 @@ class WireMovable(StandardMovable[float]):
                     continue
                 logger.exception("%s could not be stopped", self.name)
                 return
-
-
-def _succeeded(task: asyncio.Task[None]) -> bool:
-    return task.done() and not task.cancelled() and task.exception() is None

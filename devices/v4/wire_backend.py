@@ -159,11 +159,15 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
         return Reading(value=measured.value, timestamp=measured.timestamp, alarm_severity=0)
 
     async def _poll_for_ever(self) -> None:
+        failing = False
         while True:
             try:
                 self._notify(await self._ask(Rank.BACKGROUND))
+                failing = False
             except (CoexistenceError, ProtocolError) as error:
-                logger.warning("polling %s: %s", self.source("", read=True), error)
+                if not failing:
+                    logger.warning("polling %s: %s", self.source("", read=True), error)
+                failing = True
                 self._notify_failure()
             await asyncio.sleep(self._connector.poll_period_s)
 

@@ -170,6 +170,20 @@ def wait_until(condition, timeout=5.0):
         yield from bps.sleep(0.01)
 
 
+def test_stop_before_anything_was_sent_keeps_the_device_where_it_is(bench, engine, rotator, slow, generation, wait_for):
+    slow()
+    device = rotator(generation)
+
+    def plan():
+        status = yield from bps.abs_set(device, 90)
+        stop(device, success=True)
+        yield from wait_until(lambda: status.done)
+
+    engine(plan())
+    wait_for(lambda: not truth(bench)["moving"])
+    assert truth(bench)["position_deg"] < 5
+
+
 def test_stop_without_success_fails_the_status(bench, engine, rotator, slow, generation, wait_for):
     slow()
     device = rotator(generation)
