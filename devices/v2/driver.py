@@ -66,6 +66,12 @@ class BlockingDriver(Generic[ProtocolT]):
         self.connection.open()
         self.identity = self.dialogue.identify(self.protocol.identify)
 
+    def close(self) -> None:
+        """Leave the wire to others: no step after a reconnect and no listener of this driver remains on it."""
+        if self._remove_reconnect_step is not None:
+            self._remove_reconnect_step()
+            self._remove_reconnect_step = None
+
     def read(self, name: str) -> Stamped[Any]:
         """Measure a value; returns it with the time at which its reply was complete."""
         field = self.fields[name]

@@ -59,6 +59,14 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
         self._listening = threading.Lock()
         self._stop_listening: Any = None
 
+    def close(self) -> None:
+        """Leave the wire to others."""
+        super().close()
+        with self._listening:
+            if self._stop_listening is not None:
+                self._stop_listening()
+                self._stop_listening = None
+
     def start(self, motion: Motion) -> None:
         """Start a motion and return."""
         self._listen()

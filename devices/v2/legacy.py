@@ -270,6 +270,12 @@ class LegacyDevice(Device):
         for child in self._children():
             child.connect()
 
+    def destroy(self) -> None:
+        """End this device; a driver of ours leaves its wire to others."""
+        if isinstance(self.driver, BlockingDriver):
+            self.driver.close()
+        super().destroy()
+
     def do(
         self,
         work: Callable[[], None],

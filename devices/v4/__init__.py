@@ -6,8 +6,9 @@ from devices.v4.maitai import MaiTai, MaiTaiWavelength
 from devices.v4.movable import WireMovable, WireMovableLogic
 from devices.v4.newport_1830c import Newport1830C
 from devices.v4.polled import PolledLogic
+from devices.v4.pvcam import PVCAMInstrument
 from devices.v4.scpi import ScpiInstrument, ScpiMeter
-from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector, WireSignalBackend
+from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector, WireReadable, WireSignalBackend
 
 __all__ = [
     "ESP300",
@@ -18,11 +19,13 @@ __all__ = [
     "MaiTai",
     "MaiTaiWavelength",
     "Newport1830C",
+    "PVCAMInstrument",
     "PolledLogic",
     "ScpiInstrument",
     "ScpiMeter",
     "WireDeviceConnector",
     "WireMovable",
     "WireMovableLogic",
+    "WireReadable",
     "WireSignalBackend",
 ]

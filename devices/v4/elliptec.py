@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
-from ophyd_async.core import AsyncStatus, SignalR, SignalRW, StandardReadable
+from ophyd_async.core import AsyncStatus, SignalR, SignalRW
 from ophyd_async.core import StandardReadableFormat as Format
 
 from coexistence import CommandTimeout, Connection, Rank
@@ -17,7 +17,7 @@ from devices.options import ElliptecOptions
 from devices.protocols.conversation import Stamped
 from devices.protocols.elliptec import ElliptecProtocol, Motion
 from devices.v4.movable import WireMovable, WireMovableLogic
-from devices.v4.wire_backend import FieldName, WireDeviceConnector, WireSignalBackend
+from devices.v4.wire_backend import FieldName, WireDeviceConnector, WireReadable, WireSignalBackend
 
 _LISTEN_PERIOD_S = 0.04
 _LOOK_PERIOD_S = 0.15
@@ -120,7 +120,7 @@ class ElliptecLogic(WireMovableLogic):
         return self.connector.backend(self.readback)
 
 
-class Elliptec(WireMovable, StandardReadable):
+class Elliptec(WireMovable, WireReadable):
     """Thorlabs Elliptec module: position in degrees (rotary) or millimetres (linear), with the module's own scale.
 
     Parameters

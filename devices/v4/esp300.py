@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any
 
-from ophyd_async.core import AsyncStatus, DeviceVector, SignalR, SignalRW, StandardReadable, TriggerableCommand
+from ophyd_async.core import AsyncStatus, DeviceVector, SignalR, SignalRW, TriggerableCommand
 from ophyd_async.core import StandardReadableFormat as Format
 
 from coexistence import Connection
@@ -13,10 +13,10 @@ from devices.options import ESP300Options
 from devices.protocols.esp300 import Esp300Axis
 from devices.v4.movable import WireMovable
 from devices.v4.polled import PolledLogic
-from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector
+from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector, WireReadable
 
 
-class ESP300Axis(WireMovable, StandardReadable):
+class ESP300Axis(WireMovable, WireReadable):
     """One axis as a v4 device. Made by :class:`ESP300`."""
 
     readback: Annotated[SignalR[float], FieldName("readback"), Format.HINTED_UNCACHED_SIGNAL]
@@ -57,7 +57,7 @@ class ESP300Axis(WireMovable, StandardReadable):
             await self.movable_logic.follow(None, lambda _: None)
 
 
-class ESP300(StandardReadable):
+class ESP300(WireReadable):
     """Newport ESP300 as a v4 device: each axis is a movable, ``axis[1]`` with the column ``<name>_axis_1``.
 
     Parameters

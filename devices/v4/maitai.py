@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Annotated, Any
 
-from ophyd_async.core import SignalR, SignalRW, StandardReadable, TriggerableCommand
+from ophyd_async.core import SignalR, SignalRW, TriggerableCommand
 from ophyd_async.core import StandardReadableFormat as Format
 
 from coexistence import Connection
@@ -13,10 +13,10 @@ from devices.options import MaiTaiOptions
 from devices.protocols.maitai import MaiTaiProtocol
 from devices.v4.movable import WireMovable
 from devices.v4.polled import PolledLogic
-from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector
+from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector, WireReadable
 
 
-class MaiTaiWavelength(WireMovable, StandardReadable):
+class MaiTaiWavelength(WireMovable, WireReadable):
     """The wavelength in nm as a v4 movable. Made by :class:`MaiTai`."""
 
     readback: Annotated[SignalR[float], FieldName("readback"), Format.HINTED_UNCACHED_SIGNAL]
@@ -34,7 +34,7 @@ class MaiTaiWavelength(WireMovable, StandardReadable):
         return PolledLogic(self.setpoint, self.readback, self._wire, self._protocol, self._tuning_timeout)
 
 
-class MaiTai(StandardReadable):
+class MaiTai(WireReadable):
     """Mai Tai as a v4 device.
 
     Opening the shutter is always an explicit act, and the shutter cannot be "stopped": what a plan has opened stays

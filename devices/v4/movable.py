@@ -86,6 +86,11 @@ class WireMovable(StandardMovable[float]):
     _motion: _Motion | None = None
     _background: frozenset[asyncio.Task[None]] = frozenset()
 
+    @property
+    def moving(self) -> bool:
+        """Tell whether a motion of ours is under way, or a stop has still to be sent."""
+        return self._motion is not None or bool(self._background)
+
     def set(
         self, new_position: float, timeout: CalculatableTimeout = "CALCULATE_TIMEOUT"
     ) -> WatchableAsyncStatus[float]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from ophyd_async.core import SignalR, SignalRW, StandardReadable, TriggerableCommand
+from ophyd_async.core import SignalR, SignalRW, TriggerableCommand
 from ophyd_async.core import StandardReadableFormat as Format
 
 from coexistence import Connection
 from devices.options import Newport1830COptions
-from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector
+from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector, WireReadable
 
 
-class Newport1830C(StandardReadable):
+class Newport1830C(WireReadable):
     """Newport 1830-C: power in W, whatever its display shows; saturated or over range is an error, never a number.
 
     Parameters

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from ophyd_async.core import SignalR, SignalRW, StandardReadable
+from ophyd_async.core import SignalR, SignalRW
 from ophyd_async.core import StandardReadableFormat as Format
 
 from coexistence import Connection
 from devices.options import ScpiInstrumentOptions, ScpiMeterOptions
-from devices.v4.wire_backend import FieldName, WireDeviceConnector
+from devices.v4.wire_backend import FieldName, WireDeviceConnector, WireReadable
 
 _FORMATS = {
     "hinted": Format.HINTED_UNCACHED_SIGNAL,
@@ -18,7 +18,7 @@ _FORMATS = {
 }
 
 
-class ScpiInstrument(StandardReadable):
+class ScpiInstrument(WireReadable):
     """Any SCPI instrument as a v4 device, with the signals its options declare.
 
     Parameters
@@ -54,7 +54,7 @@ class ScpiInstrument(StandardReadable):
         return await self._wire.hold(lambda: self._protocol.query_block(command))
 
 
-class ScpiMeter(StandardReadable):
+class ScpiMeter(WireReadable):
     """SCPI multimeter as a v4 device: the reading's column is ``<name>_reading``, in the function's units.
 
     Parameters

@@ -28,6 +28,7 @@ from ophyd_async.core import (
     SignalDatatypeT,
     SignalR,
     SignalRW,
+    StandardReadable,
     set_mock_precision,
     set_mock_units,
     set_mock_value,
@@ -107,7 +108,7 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
 
         Cancelled before its turn on the wire, nothing is sent; cancelled later, the setting takes place.
         """
-        with _no_timeout_error():
+        with name_who_timed_out():
             found: Stamped[Any] = await self._connector.dialogue.put_async(self.field, value)
         self._setpoint = found
         self.report(found)
@@ -276,7 +277,7 @@ class WireDeviceConnector(DeviceConnector):
 
     async def hold(self, begin: Callable[[], Conversation[T]], rank: Rank = Rank.NORMAL) -> T:
         """Hold a conversation for a signal or command; raises NotAnswered where the wire raises a TimeoutError."""
-        with _no_timeout_error():
+        with name_who_timed_out():
             return await self.dialogue.hold_async(begin, rank=rank)
 
     async def connect_mock(self, device: Device, mock: DeviceMock[Any]) -> None:
@@ -315,6 +316,12 @@ class WireDeviceConnector(DeviceConnector):
         device.set_name(device.name)
         await super().connect_real(device, timeout, force_reconnect)
 
+    def release(self) -> None:
+        """Leave the wire to others: no step after a reconnect remains on it."""
+        if self._remove_reconnect_step is not None:
+            self._remove_reconnect_step()
+            self._remove_reconnect_step = None
+
     async def _open(self) -> None:
         await asyncio.to_thread(self.connection.open)
         self.identity = await self.dialogue.identify_async(self.protocol.identify)
@@ -327,8 +334,19 @@ class WireDeviceConnector(DeviceConnector):
             )
 
 
+class WireReadable(StandardReadable):
+    """A readable whose signals are on a shared wire."""
+
+    _connector: WireDeviceConnector
+
+    def destroy(self) -> None:
+        """End this device, which leaves the wire to others."""
+        self._connector.release()
+
+
 @contextlib.contextmanager
-def _no_timeout_error() -> Iterator[None]:
+def name_who_timed_out() -> Iterator[None]:
+    """Keep ophyd-async from replacing a wire's TimeoutError by one that names neither owner nor remedy."""
     try:
         yield
     except TimeoutError as error:

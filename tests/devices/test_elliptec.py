@@ -252,9 +252,11 @@ async def test_cancelled_set_stops_the_motion(bench, connection, slow, wait_for)
     await device.connect()
     status = device.set(90)
     await asyncio.to_thread(wait_for, lambda: truth(bench)["moving"])
+    assert device.moving
     status.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await status
+    await asyncio.to_thread(wait_for, lambda: not device.moving)
     await asyncio.to_thread(wait_for, lambda: not truth(bench)["moving"])
     assert truth(bench)["position_deg"] < 60
 
