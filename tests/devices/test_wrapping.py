@@ -7,8 +7,10 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import numpy as np
 import pytest
+from bluesky.magics import BlueskyMagics
 from bluesky.utils import FailedStatus
 from conftest import events
+from IPython.core.interactiveshell import InteractiveShell
 from ophyd.utils.errors import LimitError
 
 from devices.errors import MoveStopped
@@ -273,3 +275,18 @@ def test_move_waits_when_asked_to(stage):
     stage.move(5, wait=True, moved_cb=lambda _, *, obj: ended.append(obj))
     assert stage.position == pytest.approx(5)
     assert ended == [stage]
+
+
+def test_magics_of_the_prompt_move_and_list_it(engine, stage, capsys):
+    shell = InteractiveShell()
+    shell.register_magics(BlueskyMagics)
+    shell.user_ns["RE"] = engine
+    shell.user_ns["stage"] = stage
+    stage.connect()
+    shell.run_line_magic("mov", "stage 7")
+    assert stage.position == pytest.approx(7)
+    capsys.readouterr()
+    shell.run_line_magic("wa", "motors")
+    assert "stage" in (table := capsys.readouterr().out)
+    assert "7.0" in table
+    shell.history_manager.end_session()
