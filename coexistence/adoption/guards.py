@@ -10,8 +10,8 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from coexistence.arbiter import Rank
-from coexistence.channel import Channel, Guard, _Exchange
-from coexistence.errors import AcquireTimeout, CommandTimeout, WireDisconnected
+from coexistence.channel import Channel, Guard, _Asked, _Exchange
+from coexistence.errors import AcquireTimeout, CoexistenceError, CommandTimeout, WireDisconnected
 from coexistence.transport import Ending, Interrupted, Suspect
 from coexistence.visa_transport import VisaTransport
 
@@ -47,8 +47,11 @@ class StreamGuard(Guard):
 
     __slots__ = ()
 
-    def send(self, data: bytes, deadline: float) -> None:
+    def send(self, data: bytes, deadline: float, reply_time: float) -> None:
         """Send all of ``data`` before the deadline, after what must happen before anybody may send.
+
+        If the hold is ended from outside, the reply is kept from others; it may take ``reply_time`` (s) and as long
+        again. :meth:`answered` tells that it has come.
 
         Raises
         ------
@@ -60,7 +63,23 @@ class StreamGuard(Guard):
         channel = self._channel
         exchange = _Exchange(data, max(deadline - perf_counter(), 0.0), None)
         with self._alone(deadline, exchange):
-            channel._converse(self, exchange, perf_counter(), deadline)
+            channel._doubt()
+            if not channel._ready:
+                channel._make_ready(self, exchange, deadline)
+            before = channel._asked
+            channel._asked = _Asked(self, _Exchange(data, reply_time, None), 1)
+            try:
+                channel._converse(self, exchange, perf_counter(), deadline)
+            except CoexistenceError as error:
+                if not getattr(error, "sent", True):
+                    channel._asked = before
+                raise
+
+    def answered(self) -> None:
+        """Note that nothing more is expected for what was sent."""
+        asked = self._channel._asked
+        if asked is not None and asked.guard._root is self._root:
+            self._channel._asked = None
 
     def receive(self, ending: Ending, deadline: float) -> bytes | None:
         """Return what ``ending`` asks for; ``None`` at the deadline or when the channel was interrupted."""

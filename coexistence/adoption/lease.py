@@ -17,16 +17,13 @@ from coexistence.adoption.guards import LeaseGuard, ListeningGuard, StreamGuard,
 from coexistence.adoption.inbox import Inbox
 from coexistence.adoption.lost_property import lost_property
 from coexistence.adoption.rules import LeaseRules
+from coexistence.adoption.turn import PAUSE_S, Turn
 from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
 from coexistence.transport import Suspect
 
 T = TypeVar("T")
-
-PAUSE_S: Final = 0.02
-"""A read that got all the bytes it asked for, without a terminator among them, ends the lease when the driver does not
-read on within this time (20 characters at 9600 baud)."""
 
 _EXAMPLES: Final = 8
 _MOMENT_S: Final = 0.001
@@ -80,21 +77,13 @@ class Lease:
         self._thread: threading.Thread | None = None
         self._lost_property = lost_property(channel)
         self._closed = False
-        self._guard: LeaseGuard | None = None
+        self._turn: Turn | None = None
         self._listening: ListeningGuard | None = None
         self._queued_listening: ListeningGuard | None = None
         self._queued_writes: set[LeaseGuard] = set()
-        self._writers: set[object] = set()
-        self._ending = False
-        self._opened = 0.0
-        self._wrote = 0.0
-        self._spoke = 0.0
-        self._heard = 0.0
-        self._satisfied = False
-        self._sent = bytearray()
-        self._received = bytearray()
         self._examples: tuple[bytes, ...] = ()
         self._suspect: Suspect | None = None
+        self._unanswered: Turn | None = None
 
     # On the driver's thread
 
@@ -122,33 +111,34 @@ class Lease:
             return self._write_directly(data, limit)
         deadline = perf_counter() + max(limit, _LEAST_TO_SEND_S)
         writer = object()
+        turn: Turn | None = None
         try:
-            guard = self._join(writer) or self._begin(writer, limit)
-            try:
-                guard.send(data, deadline)
-            except CoexistenceError as error:
-                with self._changed:
-                    self._ending = not self._sent and not getattr(error, "sent", False)
-                raise
+            turn = self._join(writer) or self._begin(writer, limit)
+            turn.guard.send(data, deadline, self.rules.reply_time)
             with self._changed:
-                self._sent += data
-                self._received.clear()
-                self._satisfied = False
-                self._wrote = perf_counter()
-                self._spoke = self._wrote + self._transmission_time(len(data))
+                turn.note_sent(data, self._transmission_time(len(data)))
+        except CoexistenceError as error:
+            with self._changed:
+                if turn is not None and not turn.sent and not getattr(error, "sent", False):
+                    turn.ending = True
+            raise
+        except BaseException:
+            self.channel.wire.free_exchange()
+            raise
         finally:
             self._leave(writer)
         return len(data)
 
     def _leave(self, writer: object) -> None:
         with self._changed:
-            self._writers.discard(writer)
+            if self._turn is not None:
+                self._turn.writers.discard(writer)
             self._changed.notify_all()
 
     def _write_directly(self, data: bytes, limit: float) -> int:
         started = perf_counter()
         with StreamGuard(self.channel, self.owner, limit, self.rules.rank) as guard:
-            guard.send(data, started + max(limit, _LEAST_TO_SEND_S))
+            guard.send(data, started + max(limit, _LEAST_TO_SEND_S), self.rules.reply_time)
             self._record(guard, data, b"", started, "ok")
         return len(data)
 
@@ -158,6 +148,7 @@ class Lease:
         with StreamGuard(self.channel, self.owner) as guard:
             data = self._receive(guard, deadline)
             if data:
+                guard.answered()
                 self._record(guard, b"", data, started, "ok")
                 with self._changed:
                     self.inbox.put(data, late=False)
@@ -168,11 +159,11 @@ class Lease:
             return
         try:
             if self.present_hold() is not None:
-                self.fetch(perf_counter())
-            elif self._guard is None and self._listening is None and self.channel.is_available:
+                self.fetch(perf_counter() + _MOMENT_S)
+            elif self._turn is None and self._listening is None and self.channel.is_available:
                 with ListeningGuard(self.channel, self.owner, 0.0) as guard:
                     if guard.make_ready(perf_counter() + _MOMENT_S):
-                        self._take_unasked(guard, perf_counter())
+                        self._take_unasked(guard, perf_counter() + _MOMENT_S)
         except CoexistenceError as error:
             if isinstance(error, WireDisconnected | WireClosed | GuardRevoked):
                 raise
@@ -185,7 +176,7 @@ class Lease:
         WireDisconnected, WireClosed
             There is nothing to listen to.
         """
-        if self._guard is not None:
+        if self._turn is not None:
             return
         if self.channel.wire.closed:
             raise WireClosed(self.channel.name, self.owner)
@@ -208,8 +199,10 @@ class Lease:
     def hand_over(self) -> None:
         """End an open lease now, in favour of a hold that the driver asks for explicitly."""
         with self._changed:
-            self._ending = self._guard is not None
-        if self._ending:
+            turn = self._turn
+            if turn is not None:
+                turn.ending = True
+        if turn is not None:
             self.channel._transport.interrupt()
 
     def on_wire(self, function: Callable[[StreamGuard], T]) -> T:
@@ -218,7 +211,7 @@ class Lease:
         try:
             joined = None if self.present_hold() is not None else self._join(writer)
             if joined is not None:
-                return function(joined)
+                return function(joined.guard)
         finally:
             self._leave(writer)
         with StreamGuard(self.channel, self.owner, self.rules.acquire_timeout, self.rules.rank) as guard:
@@ -229,10 +222,6 @@ class Lease:
         for queued in tuple(self._queued_writes):
             self.channel.wire.arbiter.withdraw(queued)
 
-    def discard_late(self) -> None:
-        """Give up what may still come for an earlier lease."""
-        self._lost_property.give_up(self)
-
     def close(self) -> None:
         """End this; a lease that is open ends by its rules within moments, so that nobody gets its reply."""
         with self._changed:
@@ -240,53 +229,49 @@ class Lease:
             self.inbox.fail(WireClosed(self.channel.name, self.owner))
             self._changed.notify_all()
         self.leave_off()
-        if self._guard is None:
+        if self._turn is None:
             self._lost_property.give_up(self)
 
-    def _join(self, writer: object) -> LeaseGuard | None:
-        """Take part in the open lease, unless its turn is over and others wait, or its reply was not waited for."""
+    def _join(self, writer: object) -> Turn | None:
+        """Take part in the open lease, if that may go on."""
         with self._changed:
-            guard = self._guard
-            if guard is None or self._ending:
+            turn = self._turn
+            if turn is None or turn.ending:
                 return None
-            turn_over = bool(self._received) or perf_counter() - self._opened > self.rules.reply_time
-            given_up = not self._received and self.inbox.gave_up > self._wrote
-            self._ending = given_up or (turn_over and len(self.channel.wire.arbiter) > 0)
-            if not self._ending:
-                self._writers.add(writer)
-            joined = None if self._ending else guard
+            turn.ending = turn.must_not_go_on(len(self.channel.wire.arbiter) > 0)
+            if not turn.ending:
+                turn.writers.add(writer)
+            joined = None if turn.ending else turn
         self.channel._transport.interrupt()
         return joined
 
-    def _begin(self, writer: object, limit: float) -> LeaseGuard:
+    def _begin(self, writer: object, limit: float) -> Turn:
         """Wait in line, and open a lease that the worker holds."""
         rules = self.rules
         guard = LeaseGuard(self.channel, self.owner, limit, rules.rank, rules.longest + rules.reply_time)
-        arbiter = self.channel.wire.arbiter
         worker = self._worker()
+        turn: Turn | None = None
         self._queued_writes.add(guard)
         try:
             with explained(self.channel, self.owner):
-                arbiter.acquire_for(guard, worker)
+                self.channel.wire.arbiter.acquire_for(guard, worker)
             self._lost_property.give_up(self)
             with self._changed:
                 self._recall_worker()
                 if self._closed:
                     raise WireClosed(self.channel.name, self.owner)
-                self._writers.add(writer)
                 self.inbox.forget_late()
-                self.expecting = self._ending = self._satisfied = False
-                self._sent.clear()
-                self._received.clear()
-                self._opened = self._wrote = self._spoke = self._heard = perf_counter()
-                self._guard = guard
+                self.expecting = False
+                turn = Turn(guard, rules, self.inbox)
+                turn.writers.add(writer)
+                self._turn = turn
         except BaseException:
-            if self._guard is not guard:
+            if turn is None or self._turn is not turn:
                 guard.release()
             raise
         finally:
             self._queued_writes.discard(guard)
-        return guard
+        return turn
 
     def _recall_worker(self) -> None:
         """Take the worker out of the line: it has the wire already (``changed`` held)."""
@@ -313,114 +298,114 @@ class Lease:
     def _run(self) -> None:
         while True:
             with self._changed:
-                while self._guard is None and not self._wants_to_listen():
+                while self._turn is None and not self._wants_to_listen():
                     if self._closed:
                         return
                     self._changed.wait()
-                guard = self._guard
-            if guard is not None:
-                self._attend(guard)
+                turn = self._turn
+            if turn is not None:
+                self._attend(turn)
             else:
                 self._listen()
 
     def _wants_to_listen(self) -> bool:
-        if self._closed or self._guard is not None or self._queued_writes:
+        if self._closed or self._turn is not None or self._queued_writes:
             return False
         return self.inbox.waiting or (self._listens and self._lost_property.claimed(self))
 
-    def _attend(self, guard: LeaseGuard) -> None:
+    def _attend(self, turn: Turn) -> None:
         """Receive for the driver until its lease ends."""
         outcome = "ok"
         try:
             while True:
                 with self._changed:
-                    while self._writers:
+                    while turn.writers:
                         self._changed.wait()
                     now = perf_counter()
-                    due = self._due()
-                    if self._ending or now >= due:
+                    due = turn.due()
+                    if turn.ending or now >= due:
                         break
                     if self._messages and not self.inbox.waiting:
                         self._changed.wait(due - now)
                         continue
-                data = self._receive(guard, due)
-                if data:
-                    with self._changed:
-                        if self._hear(data):
-                            self._guard = None
-                            return
+                if self._take_reply(turn, due):
+                    return
         except CoexistenceError as error:
             outcome = "revoked" if isinstance(error, GuardRevoked) else "disconnected"
             with self._changed:
-                self._guard = None
+                if self._turn is turn:
+                    self._turn = None
                 self.inbox.fail(error)
         finally:
-            self._end(guard, outcome)
+            self._end(turn, outcome)
 
-    def _due(self) -> float:
-        """Return when the lease ends if nothing happens (``changed`` held)."""
-        rules, inbox = self.rules, self.inbox
-        latest = max(self._spoke, self._heard)
-        if self._satisfied and not inbox.waiting:
-            due = self._heard + PAUSE_S
-        elif rules.accept is not None:
-            due = latest + rules.quiet_time
-        elif inbox.waiting:
-            due = latest + max(rules.reply_time, rules.quiet_time)
-        else:
-            due = max(latest, min(inbox.touched, latest + rules.reply_time)) + rules.quiet_time
-        return min(due, self._opened + rules.longest)
+    def _take_reply(self, turn: Turn, due: float) -> bool:
+        """Receive once; tell whether the reply is complete. A revocation lets this come to its end."""
+        guard = turn.guard
+        guard.begin_operation()
+        try:
+            data = self._receive(guard, due)
+            if not data:
+                return False
+            with self._changed:
+                complete = self._hear(turn, data)
+                if complete:
+                    self._turn = None
+            if complete:
+                guard.answered()
+            return complete
+        finally:
+            guard.end_operation()
 
-    def _hear(self, data: bytes) -> bool:
+    def _hear(self, turn: Turn, data: bytes) -> bool:
         """Take bytes of a reply; tell whether it is complete (``changed`` held)."""
-        self._heard = perf_counter()
-        self._received += data
+        turn.note_received(data)
         self.inbox.put(data, late=False)
-        self._satisfied, exact = self.inbox.answered()
-        if not exact and not self._complete():
+        turn.satisfied, exact = self.inbox.answered()
+        if not exact and not self._is_complete(turn):
             return False
-        self._examples = (*self._examples, bytes(self._received).removesuffix(self._terminator))[-_EXAMPLES:]
+        self._examples = (*self._examples, bytes(turn.received).removesuffix(self._terminator))[-_EXAMPLES:]
         return True
 
-    def _complete(self) -> bool:
+    def _is_complete(self, turn: Turn) -> bool:
         """Whether what was received since the last write ends as a reply does (``changed`` held)."""
         if self._messages:
-            return bool(self._received)
-        return bool(self._terminator) and self._received.endswith(self._terminator)
+            return bool(turn.received)
+        return bool(self._terminator) and turn.received.endswith(self._terminator)
 
-    def _end(self, guard: LeaseGuard, outcome: str) -> None:
+    def _end(self, turn: Turn, outcome: str) -> None:
         """Let others have the wire; what may still come is kept for the driver."""
-        rules = self.rules
+        rules, guard = self.rules, turn.guard
         with self._changed:
-            self._guard = None
-            received = bytes(self._received)
-            ended = self._complete() or (bool(received) and not self._terminator)
-            answered = outcome != "ok" or self._satisfied or ended
-            self.expecting = not answered and (self.inbox.waiting or self.inbox.touched > self._wrote)
-            until = self._late_until()
-            sent = bytes(self._sent)
+            if self._turn is turn:
+                self._turn = None
+            received = bytes(turn.received)
+            ended = self._is_complete(turn) or (bool(received) and not self._terminator)
+            answered = outcome != "ok" or turn.satisfied or ended
+            expecting = not answered and turn.is_read()
+            if outcome == "ok":
+                self.expecting = expecting
+                self._unanswered = turn
         if not answered and not self._closed:
             self._lost_property.claim(self, self.channel, rules.longest)
-        if self.expecting:
+        if expecting:
             outcome = "timeout"
             if rules.accept is None:
-                self._suspect = guard.expect_late(sent, self._terminator, until, self._examples)
-        self._record(guard, sent, received, self._opened, outcome)
+                self._suspect = guard.expect_late(
+                    bytes(turn.sent), self._terminator, self._late_until(turn), self._examples
+                )
+        self._record(guard, bytes(turn.sent), received, turn.opened, outcome)
         guard.release()
 
-    def _late_until(self) -> float:
-        """Return until when a reply may still come: for as long again as the driver waits for it (``changed`` held)."""
+    def _late_until(self, turn: Turn) -> float:
         limit = self.channel.late_reply_limit
-        if limit is not None:
-            return perf_counter() + limit
-        gives_up = max(self.inbox.waits_until, self.inbox.touched)
-        return min(self._wrote + 2.0 * (gives_up - self._wrote), perf_counter() + self.rules.longest)
+        return turn.late_until() if limit is None else perf_counter() + limit
 
     def _shorten_suspicion(self) -> None:
         """Have others wait no longer for a late reply than this driver has (``changed`` held)."""
-        suspect = self.channel._suspect
-        if suspect is not None and suspect is self._suspect:
-            suspect.until = min(suspect.until, self._late_until())
+        suspect, turn = self.channel._suspect, self._unanswered
+        if suspect is not None and suspect is self._suspect and turn is not None:
+            suspect.until = min(suspect.until, self._late_until(turn))
 
     def _receive(self, guard: StreamGuard, deadline: float) -> bytes | None:
         """Return what has come for this driver; lines for others go to them."""

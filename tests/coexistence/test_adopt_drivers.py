@@ -6,7 +6,7 @@ import time
 
 import pytest
 import serial
-from pymeasure.adapters import SerialAdapter, VISAAdapter
+from pymeasure.adapters import SerialAdapter
 from pymeasure.instruments.newport import ESP300
 
 from coexistence import Adoption, LeaseRules, SerialPortPool, adopt
@@ -151,14 +151,12 @@ async def test_a_rotator_driver_moves_while_another_and_a_task_go_on(simulation,
 
 def visa_controller(path: str) -> ESP300:
     return ESP300(
-        VISAAdapter(
-            f"ASRL{path}::INSTR",
-            visa_library="@py",
-            baud_rate=19200,
-            read_termination="\r\n",
-            write_termination="\r",
-            timeout=2000,
-        )
+        f"ASRL{path}::INSTR",
+        visa_library="@py",
+        baud_rate=19200,
+        read_termination="\r\n",
+        write_termination="\r",
+        timeout=2000,
     )
 
 

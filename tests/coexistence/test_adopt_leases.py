@@ -424,3 +424,41 @@ async def test_a_driver_on_the_event_loop_never_hangs_behind_a_task_of_that_loop
         await holder
         facade.write(b"Q1?\n")
         assert facade.readline() == b"A1\n"
+
+
+def test_a_revoked_driver_never_gets_or_gives_a_wrong_answer(port):
+    stop = time.perf_counter() + 2.0
+    wrong = []
+    revoked = []
+
+    def drive(name: str) -> None:
+        number = 0
+        with facade_on(port, name, timeout=1.0) as facade:
+            while time.perf_counter() < stop:
+                number += 1
+                question = f"{name}-{number}".encode()
+                try:
+                    facade.write(b"Q" + question + b"?\n")
+                    answer = facade.read_until()
+                    if answer not in (b"A" + question + b"\n", b""):
+                        wrong.append((question, answer))
+                except serial.SerialException as error:
+                    revoked.append(error)
+
+    drivers = [threading.Thread(target=drive, args=[f"driver{number}"]) for number in range(3)]
+    for driver in drivers:
+        driver.start()
+    while time.perf_counter() < stop:
+        time.sleep(0.02)
+        port.revoke()
+    for driver in drivers:
+        driver.join()
+    assert not wrong
+    assert revoked
+
+
+def test_polling_what_waits_finds_unasked_bytes_on_an_idle_wire(port, instrument, wait_for):
+    with facade_on(port) as facade:
+        instrument.say(b"unasked\n")
+        wait_for(lambda: facade.in_waiting == 8)
+        assert facade.read(8) == b"unasked\n"
