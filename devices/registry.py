@@ -15,6 +15,7 @@ from devices.options import (
     InstrumentOptions,
     MaiTaiOptions,
     Newport1830COptions,
+    PVCAMInstrumentOptions,
     ScpiInstrumentOptions,
     ScpiMeterOptions,
     SerialOptions,
@@ -77,6 +78,7 @@ _TYPES = {
         InstrumentType("MaiTai", "serial", "maitai", MaiTaiOptions),
         InstrumentType("ScpiInstrument", "visa", "scpi", ScpiInstrumentOptions),
         InstrumentType("ScpiMeter", "visa", "scpi", ScpiMeterOptions),
+        InstrumentType("PVCAMInstrument", "camera", "pvcam", PVCAMInstrumentOptions),
     )
 }
 

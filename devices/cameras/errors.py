@@ -136,4 +136,3 @@ class ImageFileError(CameraError):
         super().__init__(
             camera, f"{camera}: images cannot be written to {path}: {reason}. Check that there is room and permission."
         )
-

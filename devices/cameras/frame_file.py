@@ -123,7 +123,7 @@ class FrameFile:
             index = self._written
             images = self._images.id
             images.set_extent((index + 1, *self.shape))
-            pixels = memoryview(np.ascontiguousarray(frame.pixels, PIXEL)).cast("B")
+            pixels = memoryview(np.ascontiguousarray(frame.pixels, PIXEL).data).cast("B")
             self._pixels.seek(images.get_chunk_info_by_coord((index, 0, 0)).byte_offset)
             while pixels:
                 pixels = pixels[self._pixels.write(pixels) :]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from devices.cameras.errors import CameraNotFound
 
+
 class PvcamCamera(Protocol):
     """The part of pyvcam's ``Camera`` (2.3) that is used; any object that has it is a camera.
 
@@ -64,7 +65,7 @@ class PvcamCamera(Protocol):
     def poll_frame(
         self,
         timeout_ms: int = -1,
-        oldestFrame: bool = True,
+        oldestFrame: bool = True,  # noqa: N803
         copyData: bool = True,  # noqa: N803
     ) -> tuple[dict[str, Any], float, int]:
         """Wait for a frame; return it, frames per second, and its number."""

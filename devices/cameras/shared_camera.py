@@ -1,4 +1,4 @@
-"""One camera, shared by the devices of both generations: opened once, used by one at a time, reopened when it failed."""
+"""One camera for the devices of both generations: opened once, used by one at a time, reopened when it failed."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from devices.v2.maitai import MaiTai, MaiTaiDriver
 from devices.v2.newport_1830c import Newport1830C, Newport1830CDriver
 from devices.v2.polled import PolledDriver, PolledPositioner
 from devices.v2.positioner import LegacyPositioner, Progress
+from devices.v2.pvcam import PVCAMInstrument
 from devices.v2.scpi import ScpiDriver, ScpiInstrument, ScpiMeter
 from devices.v2.wrapping import wrap
 
@@ -29,6 +30,7 @@ __all__ = [
     "Newport1830C",
     "Newport1830CDriver",
     "NotMeasured",
+    "PVCAMInstrument",
     "PolledDriver",
     "PolledPositioner",
     "PositionRefused",
