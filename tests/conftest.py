@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +22,12 @@ LONG_LIVED_THREADS = (
     "tqdm",
 )
 SETTLING_TIME_S = 2.0
+
+
+def pytest_configure() -> None:
+    # A suite started in the background of a script inherits that Ctrl-C is ignored, and so would its children.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_long_lived(thread: threading.Thread) -> bool:

@@ -74,12 +74,13 @@ def test_both_generations_on_one_wire_give_one_event_and_one_run_in_the_catalog(
 def test_closing_leaves_no_thread_descriptor_or_process(
     data_dir: Path, no_descriptor_left_behind, no_process_left_behind
 ):
+    before = set(threading.enumerate())
     with Session.open("sim", simulate=True, data_dir=data_dir, strict=True) as session:
         session.RE(bps.mv(session.devices.polarizer, 10))
-        before = {thread.name for thread in threading.enumerate()}
-        assert "bluesky-run-engine" in before
-    left = [t for t in threading.enumerate() if t is not threading.main_thread() and t.is_alive()]
-    assert [t.name for t in left if t.name.startswith(("bluesky-run-engine", "asyncio"))] == []
+        opened = {thread.name for thread in set(threading.enumerate()) - before}
+        assert "bluesky-run-engine" in opened
+    left = set(threading.enumerate()) - before
+    assert [thread.name for thread in left if thread.name.startswith(("bluesky-run-engine", "asyncio"))] == []
 
 
 @pytest.mark.parametrize("generation", ["v2", "v4"])
