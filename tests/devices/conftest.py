@@ -5,11 +5,16 @@ from typing import Any
 
 import pytest
 from bluesky import RunEngine
+from hypothesis import settings
 
 from coexistence import Connection, SharedSerialPort, VisaSessionManager
 from devices import registry
 from simulators import SimulatorProcess
 from simulators.spec import build_spec, default_instrument, default_wire
+
+# How long an example takes says something about the machine only.
+settings.register_profile("devices", deadline=None)
+settings.load_profile("devices")
 
 SPEC = build_spec(
     [
@@ -85,6 +90,26 @@ def documents(engine: RunEngine) -> list[tuple[str, dict[str, Any]]]:
     collected: list[tuple[str, dict[str, Any]]] = []
     engine.subscribe(lambda name, document: collected.append((name, document)))
     return collected
+
+
+@pytest.fixture
+def keeps_loop_alive(engine: RunEngine, loop_gap: Any) -> Callable[[Callable[[], object]], None]:
+    """Fail when the engine's loop stands still for 60 ms whenever something is done.
+
+    It is done up to three times: what blocks the loop blocks it each time, a busy machine does not.
+    """
+
+    def check(work: Callable[[], object]) -> None:
+        gaps = []
+        for _ in range(3):
+            with loop_gap(engine.loop) as gap:
+                work()
+            gaps.append(gap.largest_gap_s)
+            if gap.largest_gap_s < 0.06:
+                return
+        raise AssertionError(f"the loop stood still for {gaps} s")
+
+    return check
 
 
 def events(documents: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:

