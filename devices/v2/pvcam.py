@@ -169,8 +169,8 @@ class PVCAMInstrument(LegacyDevice):
 
     def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the resource and datum documents that have not been collected yet."""
-        documents, self._documents = self._documents, []
-        yield from documents
+        while self._documents:
+            yield self._documents.pop(0)
 
     def _measure_event(self) -> None:
         if not self._settings_known:
@@ -209,4 +209,5 @@ class PVCAMInstrument(LegacyDevice):
 
     def _end_file(self) -> None:
         self._file = None
+        self._documents.clear()  # those of a run that failed belong to no other
         self.driver.close_file()

@@ -272,7 +272,8 @@ def test_unplugged_camera_fails_the_plan_and_works_again_after_replugging(engine
 
 
 def test_loop_goes_on_while_frames_are_taken_and_written(engine, loop_gap, make):
-    both = [make("v2", region=(0, 2047, 1, 0, 2047, 1)), make("v4", region=(0, 2047, 1, 0, 2047, 1))]
+    whole = {"region": (0, 2047, 1, 0, 2047, 1), "frame_timeout": 10.0}
+    both = [make("v2", **whole), make("v4", **whole)]
     engine(bp.count(both))  # renders the simulated frames, and imports
     with loop_gap(engine.loop) as gap:
         engine(bp.count(both, 5))
@@ -287,14 +288,13 @@ def test_region_changed_during_a_run_is_an_error(engine, device):
         yield from bps.trigger_and_read([device])
 
     with pytest.raises((FrameShapeChanged, FailedStatus)) as caught:
-        engine(bpp.run_wrapper(bpp.stage_wrapper(plan(), [device])) if False else bpp.stage_wrapper(plan(), [device]))
+        engine(bpp.stage_wrapper(plan(), [device]))
     assert isinstance(cause(caught.value), FrameShapeChanged)
 
 
 def test_aborted_plan_ends_the_acquisition_and_closes_the_file(engine, documents, device, wait_for):
     engine(bps.mv(device.trigger_mode, "EDGE"))
     device.driver.options = device.driver.options.model_copy(update={"frame_timeout": 30.0})
-    failures = []
 
     def interrupt():
         wait_for(lambda: device.driver.acquisition is not None)
@@ -303,10 +303,8 @@ def test_aborted_plan_ends_the_acquisition_and_closes_the_file(engine, documents
     aborting = threading.Thread(target=interrupt)
     aborting.start()
     began = time.monotonic()
-    try:
+    with pytest.raises(Exception):  # noqa: B017 - interrupted or failed, whichever comes first
         engine(bp.count([device]))
-    except Exception as error:
-        failures.append(error)
     aborting.join()
     assert time.monotonic() - began < 5
     wait_for(lambda: device.driver.file is None)
@@ -417,17 +415,18 @@ def test_driver_works_in_a_script(make, tmp_path):
     driver.close_file()
 
 
-def test_lost_frames_are_counted_and_the_numbers_have_a_gap(make, camera, tmp_path):
+def test_lost_frames_are_counted_and_the_numbers_have_a_gap(make, camera, wait_for):
     driver = make("v2").driver
     file = driver.open_file()
     driver.exposure = 20
-    acquisition = driver.start(10)
+    acquisition = driver.start(30)
+    wait_for(lambda: acquisition.taken)
     camera.lose_frames(3)
     acquisition.finished.result(10)
     driver.close_file()
     with h5py.File(file.path) as written:
         assert written["entry/frames/dropped_frames"][-1] == 3
-        assert sorted(np.diff(written["entry/frames/frame_number"])) == [1] * 8 + [4]
+        assert sorted(np.diff(written["entry/frames/frame_number"])) == [1] * 28 + [4]
     assert driver.read("dropped_frames").value == 3
 
 
@@ -501,7 +500,7 @@ def test_v4_file_can_be_read_while_it_is_written(engine, make, wait_for):
         seen = len(images)
         assert seen > 10
         means = reading["entry/frames/mean"]
-        assert len(means) == seen
+        assert len(means) >= seen
         assert images[seen - 1].mean() == pytest.approx(means[seen - 1])
         wait_for(lambda: (images.refresh(), len(images) > seen)[1])
     acquisition.stop()
@@ -556,9 +555,9 @@ async def test_v4_tells_subscribers_of_frames_and_settings(camera, tmp_path):
     device = devices.v4.PVCAMInstrument(pool.get("PrimeBSI"), name="camera", region=REGION)
     await device.connect()
     seen = asyncio.Queue()
-    device.frame_number.subscribe_value(seen.put_nowait)
+    device.frame_number.subscribe_reading(lambda reading: seen.put_nowait(reading["camera_frame_number"]["value"]))
     exposures = asyncio.Queue()
-    device.exposure.subscribe_value(exposures.put_nowait)
+    device.exposure.subscribe_reading(lambda reading: exposures.put_nowait(reading["camera_exposure"]["value"]))
     await asyncio.to_thread(device.driver.snap)
     assert await asyncio.wait_for(seen.get(), 2) == 1
     assert await asyncio.wait_for(exposures.get(), 2) == 10
