@@ -101,7 +101,8 @@ def test_clear_and_flush_forget_what_was_not_read(meter):
     meter.write("*IDN?")
     meter.clear()
     assert meter.query("*OPC?") == "1"
-    meter.write("*OPC?")
+    meter.write("*IDN?")
+    assert meter.read_bytes(1) == b"A"
     meter.flush(BufferOperation.discard_read_buffer)
     meter.chunk_size = 4
     assert meter.query("*IDN?").startswith("Agilent Technologies,34401A")
