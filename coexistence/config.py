@@ -280,7 +280,14 @@ class DualConfig(_Section):
     @property
     def catalog_directory(self) -> Path | None:
         """Where runs are kept according to `[catalog]`, as an absolute path; None when the file leaves it open."""
-        directory = self.catalog.directory
+        return self._absolute(self.catalog.directory)
+
+    @property
+    def storage_directories(self) -> dict[Generation, Path | None]:
+        """Where each generation keeps files according to `storage`, as absolute paths."""
+        return {name: self._absolute(self.generation(name).storage) for name in GENERATIONS}
+
+    def _absolute(self, directory: Path | None) -> Path | None:
         return None if directory is None else self._source.folder / directory.expanduser()
 
     @property
@@ -601,11 +608,11 @@ def _free_name(wanted: str, taken: set[str]) -> str:
 
 def _storage_problems(config: DualConfig) -> Iterator[Problem]:
     resolved: dict[Generation, Path] = {}
-    for generation in GENERATIONS:
-        storage = config.generation(generation).storage
-        if storage is None:
+    for generation, directory in config.storage_directories.items():
+        if directory is None:
             continue
-        resolved[generation] = path = Path(os.path.realpath(config._source.folder / storage.expanduser()))
+        storage = config.generation(generation).storage
+        resolved[generation] = path = Path(os.path.realpath(directory))
         if reason := _not_writable(path):
             yield Problem(
                 f"Storage directory {str(storage)!r} of {generation} cannot be used: {reason}",

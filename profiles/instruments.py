@@ -8,17 +8,21 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from coexistence import Channel, Connection, SharedResources
 from coexistence.config import Generation, InstrumentConfig
 from coexistence.errors import CoexistenceError, ConfigError
 from devices import registry
+
+if TYPE_CHECKING:
+    from devices.cameras import CameraLibrary, CameraPool
 
 logger = logging.getLogger("profiles.instruments")
 
@@ -63,6 +67,47 @@ class InstrumentsFailed(CoexistenceError):
         super().__init__("\n".join(str(failure) for failure in failures))
 
 
+class Hardware:
+    """What instruments are on: the wires both generations share, and cameras, which no wire leads to.
+
+    Parameters
+    ----------
+    resources
+        Serial ports and VISA sessions.
+    image_folder
+        Where cameras put their images, unless a generation's `storage` or a camera's `output_dir` says otherwise.
+    simulated_cameras
+        Gives the cameras that stand in for those of the vendor's library; None for real ones.
+    """
+
+    def __init__(
+        self,
+        resources: SharedResources,
+        image_folder: Path,
+        simulated_cameras: Callable[[], CameraLibrary] | None = None,
+    ) -> None:
+        self.resources = resources
+        self._image_folder = image_folder
+        self._simulated_cameras = simulated_cameras
+        self._cameras: CameraPool | None = None
+
+    @property
+    def cameras(self) -> CameraPool:
+        """The cameras by name; what they need is imported when the first one is asked for."""
+        if self._cameras is None:
+            from devices.cameras import CameraPool, PvcamLibrary
+
+            library = self._simulated_cameras() if self._simulated_cameras else PvcamLibrary()
+            self._cameras = CameraPool(library, self._image_folder)
+        return self._cameras
+
+    def close(self) -> None:
+        """Close cameras and wires."""
+        if self._cameras is not None:
+            self._cameras.close()
+        self.resources.close()
+
+
 def connection_of(instrument: InstrumentConfig, resources: SharedResources) -> Connection:
     """Return what the driver of an instrument talks through; its wire is opened when the instrument connects.
 
@@ -95,7 +140,7 @@ def _open_resource(resources: SharedResources, instrument: InstrumentConfig) -> 
     return session.raw.wire
 
 
-def build(instrument: Instrument, resources: SharedResources) -> Any:
+def build(instrument: Instrument, hardware: Hardware, storage: Path | None = None) -> Any:
     """Make the device object of an instrument; nothing is sent on a wire.
 
     Raises
@@ -107,10 +152,18 @@ def build(instrument: Instrument, resources: SharedResources) -> Any:
     device_class = registry.device_class(config.type, instrument.generation)
     if config.is_foreign:
         return device_class(*config.args, name=config.id, **config.kwargs)
-    return device_class(connection_of(config, resources), name=config.id, **config.options)
+    if config.camera_name is not None:
+        options = {"output_dir": storage, **config.options} if storage else config.options
+        return device_class(hardware.cameras.get(config.camera_name), name=config.id, **options)
+    return device_class(connection_of(config, hardware.resources), name=config.id, **config.options)
 
 
-def connect_all(instruments: list[Instrument], resources: SharedResources, loop: asyncio.AbstractEventLoop) -> None:
+def connect_all(
+    instruments: list[Instrument],
+    hardware: Hardware,
+    loop: asyncio.AbstractEventLoop,
+    storage: Mapping[Generation, Path | None],
+) -> None:
     """Build and connect all instruments in parallel; each costs its own time limit at the most.
 
     v2 instruments connect on threads of their own, v4 instruments on the RunEngine's loop. What happened is noted
@@ -120,16 +173,18 @@ def connect_all(instruments: list[Instrument], resources: SharedResources, loop:
     ----------
     instruments
         What is configured.
-    resources
-        Where their wires come from.
+    hardware
+        What they are on.
     loop
         The running event loop the v4 devices are to belong to.
+    storage
+        Where the instruments of a generation put their files; None leaves it to the hardware.
     """
     began = time.monotonic()
     pending: list[tuple[Instrument, Future[None]]] = []
     for instrument in instruments:
         try:
-            instrument.device = build(instrument, resources)
+            instrument.device = build(instrument, hardware, storage[instrument.generation])
         except Exception as error:
             _note_failure(instrument, error)
             continue

@@ -24,6 +24,7 @@ from coexistence import SharedResources
 from coexistence.config import DualConfig, Generation
 from profiles.configuration import load_configuration
 from profiles.instruments import (
+    Hardware,
     Instrument,
     InstrumentFailed,
     InstrumentsFailed,
@@ -227,8 +228,10 @@ class Session:
         self.RE = self._make_run_engine()
         self.RE.subscribe(self.capture.journal)
         self.RE.subscribe(self._note_end_of_run, "stop")
-        self._clean_up(self.resources.close)
-        self._connect()
+        simulated_cameras = self.simulated.cameras if self.simulated is not None else None
+        hardware = Hardware(self.resources, self.data_dir / "images", simulated_cameras)
+        self._clean_up(hardware.close)
+        self._connect(hardware)
         self._clean_up(self._stop_devices)
         self._clean_up(self._end_plan)
 
@@ -266,14 +269,14 @@ class Session:
         self._clean_up(lambda: _end_loop(run_engine))
         return run_engine
 
-    def _connect(self) -> None:
+    def _connect(self, hardware: Hardware) -> None:
         instruments = []
         for generation, config in self.config.instruments():
             if self.simulated is not None:
                 config = self.simulated.replace_wire(config)
             instruments.append(Instrument(generation, config))
         self.instruments = {instrument.config.id: instrument for instrument in instruments}
-        connect_all(instruments, self.resources, self.RE.loop)
+        connect_all(instruments, hardware, self.RE.loop, self.config.storage_directories)
         for name, instrument in self.instruments.items():
             if instrument.error is None:
                 self._connected[name] = instrument.device

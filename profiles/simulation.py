@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.errors import ConfigError, Problem
@@ -12,6 +12,9 @@ from devices import registry
 from simulators import SimulatorProcess
 from simulators.errors import SpecError
 from simulators.spec import build_spec, default_instrument, default_wire
+
+if TYPE_CHECKING:
+    from devices.cameras import CameraLibrary
 
 _PHYSICAL_OPTIONS = ("address",)
 """Options that the simulated instrument must share with the driver to be found by it."""
@@ -35,6 +38,7 @@ class SimulatedBench:
     """
 
     def __init__(self, config: DualConfig) -> None:
+        self._config = config
         self._name_of: dict[str, str] = {}
         wires: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
         lines: dict[str, dict[str, Any]] = {}
@@ -93,6 +97,25 @@ class SimulatedBench:
         """The process, for the true state of the bench and for faults."""
         return self._simulators
 
+    def cameras(self) -> CameraLibrary:
+        """Return cameras that look at the bench, by the names the configuration has for them."""
+        from devices.cameras import GivenCameras
+        from simulators.camera import SimulatedCamera
+
+        simulation = self._config.simulation
+        made = {
+            instrument.camera_name: SimulatedCamera(
+                instrument.camera_name,
+                power_w=lambda: self._simulators.truth()["bench"]["power_w"],
+                seed=simulation.seed,
+                time_scale=simulation.time_scale,
+                **instrument.simulation,
+            )
+            for _, instrument in self._config.instruments()
+            if instrument.camera_name is not None
+        }
+        return GivenCameras(*made.values())
+
     def replace_wire(self, instrument: InstrumentConfig) -> InstrumentConfig:
         """Return the instrument's configuration with the simulated wire in place of its own."""
         wire = _wire_of(instrument)
@@ -107,7 +130,7 @@ class SimulatedBench:
 
 
 def _wire_of(instrument: InstrumentConfig) -> str | None:
-    """Return what the instrument shares with others on its wire; None when it has no wire to replace."""
+    """Return what the instrument shares with others on its wire; None when it is on none that carries bytes."""
     return None if instrument.is_foreign else instrument.serial_device or instrument.resource
 
 

@@ -113,7 +113,7 @@ def test_a_mistyped_command_is_told(tandem):
     assert "No such command 'dmeo'" in done.stderr
 
 
-@pytest.mark.parametrize(("profile", "instruments"), [("sim", 4), ("lab", 5)])
+@pytest.mark.parametrize(("profile", "instruments"), [("sim", 4), ("lab", 8)])
 def test_config_check_accepts_the_profiles_that_come_with_the_project(tandem, profile: str, instruments: int):
     done = finished(tandem("config", "check", "--no-hardware", profile))
     assert (done.returncode, done.stderr) == (0, "")

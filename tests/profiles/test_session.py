@@ -251,11 +251,20 @@ def test_two_sessions_at_once_share_the_directory_and_no_scan_number(data_dir: P
     assert numbers == list(range(numbers[0], numbers[0] + 4))
 
 
-def test_the_template_of_a_real_bench_scans_on_simulated_wires(data_dir: Path):
+def test_the_template_of_a_real_bench_scans_on_simulated_hardware(data_dir: Path):
     with Session.open("lab", simulate=True, data_dir=data_dir, strict=True) as session:
         devices = session.devices
-        result = session.RE(bp.scan([devices.power_v2, devices.power_v4], devices.polarizer, 0, 10, 2))
+        assert list(devices) == ["power_v2", "stages", "laser", "power_v4", "hwp", "polarizer", "voltmeter", "camera"]
+        uids = []
+        session.RE.subscribe(lambda _, start: uids.append(start["uid"]), "start")
+        detectors = [devices.power_v2, devices.power_v4, devices.voltmeter, devices.camera]
+        result = session.RE(bp.scan(detectors, devices.polarizer, 0, 10, 2))
     assert result.exit_status == "success"
+    documents = documents_of(data_dir, uids[0])
+    data = next(document["data"] for name, document in documents if name == "event")
+    assert {"polarizer", "power_v2_power", "power_v4_power", "camera_mean"} <= set(data)
+    (resource,) = [document for name, document in documents if name == "stream_resource"]
+    assert resource["uri"].startswith(f"file://localhost{data_dir}/images/")
 
 
 def test_a_wire_in_the_configuration_is_one_simulated_wire(data_dir: Path):
