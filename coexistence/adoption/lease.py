@@ -19,7 +19,7 @@ from coexistence.adoption.lost_property import lost_property
 from coexistence.adoption.rules import LeaseRules
 from coexistence.adoption.turn import PAUSE_S, Turn
 from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
-from coexistence.channel import Channel
+from coexistence.channel import Channel, Guard
 from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
 from coexistence.transport import Suspect
 
@@ -196,8 +196,15 @@ class Lease:
         if queued is not None:
             self.channel.wire.arbiter.withdraw(queued)
 
+    def hold(self, timeout: float, max_hold: float | None = None) -> Guard:
+        """Ask for the wire for a block of code; ``max_hold`` (s) is by default that of the longest lease."""
+        self.hand_over()
+        rules = self.rules
+        longest = rules.longest if max_hold is None else max_hold
+        return self.channel.acquire(self.owner, timeout, rank=rules.rank, max_hold=longest)
+
     def hand_over(self) -> None:
-        """End an open lease now, in favour of a hold that the driver asks for explicitly."""
+        """End an open lease now, in favour of something that the driver asks for explicitly."""
         with self._changed:
             turn = self._turn
             if turn is not None:

@@ -157,10 +157,7 @@ class SharedSerial(serial.Serial):  # type: ignore[misc]
         AcquireTimeout, LockOrderViolation, DeadlockDetected, WouldDeadlock, LoopBlocked, WireClosed
             On entering the block.
         """
-        lease = self._open_lease()
-        lease.hand_over()
-        longest = self._rules.longest if max_hold is None else max_hold
-        return lease.channel.acquire(self._owner, timeout, rank=self._rules.rank, max_hold=longest)
+        return self._open_lease().hold(timeout, max_hold)
 
     # The line's settings
 

@@ -119,7 +119,6 @@ class SharedLibrary:
         self._library = library
         self._channel = channel
         self._owner = owner
-        self._rules = rules
         self._messages = isinstance(channel._transport, VisaTransport)
         self._buffer: ReadBuffer = MessageBuffer() if self._messages else ReadBuffer()
         self.lease = Lease(channel, owner, rules, self._buffer, messages=self._messages)
@@ -234,10 +233,7 @@ class SharedLibrary:
     def lock(self, _session: int, kind: Lock, timeout: int, key: str | None) -> tuple[str, StatusCode]:
         """Keep the wire on this thread until :meth:`unlock`."""
         with _visa_errors(timeout_code=StatusCode.error_resource_locked):
-            self.lease.hand_over()
-            guard = self._channel.acquire(
-                self._owner, min(timeout / 1000.0, LONGEST_TIMEOUT_S), max_hold=self._rules.longest
-            )
+            guard = self.lease.hold(min(timeout / 1000.0, LONGEST_TIMEOUT_S))
             guard.__enter__()
         self._locks.append(guard)
         return key or ("" if kind == Lock.exclusive else self._owner), StatusCode.success
@@ -302,10 +298,7 @@ class SharedResource:
 
     def hold(self, timeout: float = 2.0, *, max_hold: float | None = None) -> Guard:
         """Keep the wire for a block of code, as ``with resource.hold():``; see :meth:`SharedSerial.hold`."""
-        library = self.visalib
-        library.lease.hand_over()
-        longest = library._rules.longest if max_hold is None else max_hold
-        return library._channel.acquire(library._owner, timeout, rank=library._rules.rank, max_hold=longest)
+        return self.visalib.lease.hold(timeout, max_hold)
 
 
 _classes: dict[type, type] = {}
