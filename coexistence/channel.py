@@ -146,7 +146,7 @@ class Guard(Hold):
 
     def _left_by_exception(self) -> None:
         self._failed = True
-        self._channel._doubt(self)
+        self._channel._abandon(self)
         if self._root is self:
             self._channel.wire.free_exchange()
 
@@ -363,7 +363,8 @@ class Channel:
         self._connected = False
         self._ready = False
         self._suspect: Suspect | None = None
-        self._sending = False
+        self._out = False
+        """Whether the present exchange's command, or part of it, went out and its reply was not expected late."""
         self._asked: _Asked | None = None
         self._steps: list[tuple[str, Callable[[Guard], object]]] = []
         self._steps_due = False
@@ -863,11 +864,12 @@ class Channel:
         started = perf_counter()
         data = b""
         outcome = "interrupted"
-        self._sending = False
+        self._out = False
         try:
             try:
                 reply = self._converse(guard, exchange, started, deadline)
                 outcome = "ok"
+                self._out = False
                 if reply is not None:
                     data = reply.data
                 return reply
@@ -881,11 +883,9 @@ class Channel:
             except CoexistenceError:
                 outcome = "revoked"
                 raise
-            except BaseException:
-                if self._sending:
-                    self._expect_late(guard, exchange)  # a signal's exception struck while it was on the wire
-                raise
             finally:
+                if self._out:
+                    self._expect_late(guard, exchange)  # however it ended, its reply may still come
                 self.wire.record(
                     (time.time(), guard.owner, exchange.command, data, guard.waited, perf_counter() - started, outcome)
                 )
@@ -903,8 +903,9 @@ class Channel:
                 if lines:
                     self._route(lines)
                 if perf_counter() >= deadline:
+                    if resent:
+                        raise self._unanswered(guard, exchange)
                     raise self._unsent(guard, exchange, "its deadline had passed")
-                self._sending = True
                 sent = self._send(guard, exchange, deadline)
             except Interrupted:
                 self._check(guard)
@@ -949,20 +950,19 @@ class Channel:
     def _send(self, guard: Guard, exchange: _Exchange, deadline: float) -> int:
         command = exchange.command
         sent = 0
+        out_before, self._out = self._out, True
         while True:
             try:
                 return sent + self._transport.send(command[sent:] if sent else command, deadline)
             except Interrupted as interruption:
                 sent += interruption.sent
-                try:
-                    self._check(guard)
-                except BaseException:
-                    if sent:
-                        self._expect_late(guard, exchange)
-                    raise
+                self._out = out_before or sent > 0
+                self._check(guard)
+                self._out = True
 
     def _ask(self, guard: Guard, exchange: _Exchange, deadline: float, replies: int) -> None:
         """Send what may be answered, and remember it until that is read."""
+        self._doubt()
         before = self._asked
         if before is not None and before.guard is guard:
             replies += before.replies
@@ -1083,21 +1083,28 @@ class Channel:
         if limit is None:
             limit = _LATE_FACTOR * exchange.timeout
         overdue = perf_counter() if asked_at is None else asked_at + exchange.timeout
-        self._ready = self._sending = False
+        self._ready = self._out = False
         self._asked = None
         self._suspect = Suspect(
             exchange.command,
             guard.owner,
             self.terminator if exchange.ending is None else exchange.ending,
             exchange.accept,
-            overdue + limit,
+            overdue + limit * replies,  # an instrument answers one after the other
             replies,
         )
 
-    def _doubt(self, guard: Guard | None = None) -> None:
-        """Expect late replies to what ``guard`` wrote, or to what was written under a hold that was ended."""
+    def _abandon(self, guard: Guard) -> None:
+        """Note that nobody will read what ``guard`` asked, unless that is being read just now."""
         asked = self._asked
-        if asked is not None and (asked.guard is guard or asked.is_abandoned):
+        if asked is not None and asked.guard is guard:
+            asked.doubtful = True
+            self._ready = False
+
+    def _doubt(self) -> None:
+        """Expect late replies to what was written under a hold that ended before it could read."""
+        asked = self._asked
+        if asked is not None and asked.is_abandoned:
             self._expect_late(asked.guard, asked.exchange, asked.replies, asked.at)
 
     def _make_ready(self, guard: Guard, exchange: _Exchange, deadline: float) -> None:

@@ -21,6 +21,9 @@ Accept = Callable[[bytes], bool]
 _NOISE_QUIET_S = 0.02
 """An unfinished line that grows no more within this time (20 characters at 9600 baud) is noise."""
 
+_BABBLE_S = 0.3
+"""An instrument that talks without a pause is listened to for this long before it is asked."""
+
 
 class Interrupted(Exception):
     """A blocked send or receive was woken by :meth:`Transport.interrupt`; ``sent`` bytes had gone out."""
@@ -166,6 +169,8 @@ class StreamTransport(Transport):
                     del buffer[:end]
                     return reply
                 needed = -end
+            if perf_counter() >= deadline:
+                return None
             chunk = self._read_some(deadline)
             if not chunk:
                 return None
@@ -184,12 +189,17 @@ class StreamTransport(Transport):
         chunk = self._read_some(0.0)
         if not chunk and not buffer:
             return []
+        patience = perf_counter() + _BABBLE_S
         while True:
             buffer += chunk
             complete = not terminator or buffer.endswith(terminator)
             chunk = self._read_some(0.0 if complete else perf_counter() + _NOISE_QUIET_S)
             if not chunk:
                 break
+            if terminator and perf_counter() >= patience:
+                *lines, rest = bytes(buffer + chunk).split(terminator)
+                buffer[:] = rest
+                return [line for line in lines if line]
         lines = bytes(buffer).split(terminator) if terminator else [bytes(buffer)]
         buffer.clear()
         return [line for line in lines if line]

@@ -1,13 +1,29 @@
 """The long proofs about wires, with their size as a parameter: the suite runs them short, the soak runs them long."""
 
 import asyncio
+import contextlib
+import gc
+import itertools
 import random
+import signal
+import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
 
+import psutil
 from people import Person
+from ptys import Instrument, PtyInstrument, instrument_and_port, unread
 
-from coexistence import Arbiter, DeadlockDetected
+from coexistence import (
+    AcquireTimeout,
+    Arbiter,
+    CommandTimeout,
+    DeadlockDetected,
+    SharedSerialPort,
+    WireDisconnected,
+)
 from coexistence.arbiter import waiting_parties
 
 
@@ -68,3 +84,270 @@ def opposite_orders(rounds: int, *, seed: int = 1) -> int:
     assert not mine, f"left in the wait-for graph: {mine}"
     assert threading.active_count() < 100
     return len(circles)
+
+
+def crossed_replies(exchanges: int, *, seed: int = 7) -> dict[str, int]:
+    """Ask unique questions from 4 threads and 4 tasks on one pty, with random deadlines and cancellations.
+
+    Returns how the exchanges ended. Fails on a wrong answer, a byte left over, a timeout later than 50 ms after its
+    deadline (200 ms are allowed for a busy machine), or a wire that stays held.
+    """
+    outcomes: Counter[str] = Counter()
+    numbers = itertools.count()
+    overdue: list[float] = []
+
+    def delay(command: bytes) -> float:
+        number = int(command[1:-1])
+        return 0.004 if number % 50 == 7 else 0.0003
+
+    def plan(choose: random.Random) -> float:
+        return choose.choice([0.002, 0.01, 0.05, 1.0, 1.0, 1.0])
+
+    def check(question: int, answer: bytes) -> None:
+        assert answer == b"A%d" % question, f"question {question} was answered by {answer!r}"
+        outcomes["answered"] += 1
+
+    with instrument_and_port(port={"timeout": 1.0, "late_reply_limit": 0.05}, delay=delay) as (instrument, port):
+
+        def in_thread(owner: str) -> None:
+            choose = random.Random(f"{seed} {owner}")
+            while (number := next(numbers)) < exchanges:
+                timeout = plan(choose)
+                started = time.perf_counter()
+                try:
+                    if choose.random() < 0.2:
+                        with port.acquire(owner, timeout=timeout) as guard:
+                            check(number, guard.query(b"Q%d?\n" % number, timeout=timeout))
+                    else:
+                        check(number, port.query(b"Q%d?\n" % number, owner=owner, timeout=timeout))
+                except (AcquireTimeout, CommandTimeout) as error:
+                    outcomes[type(error).__name__] += 1
+                    patience = 2 * timeout if isinstance(error, CommandTimeout) else timeout
+                    overdue.append(time.perf_counter() - started - patience)
+
+        async def in_task(owner: str) -> None:
+            choose = random.Random(f"{seed} {owner}")
+            while (number := next(numbers)) < exchanges:
+                timeout = plan(choose)
+                started = time.perf_counter()
+                asking = asyncio.ensure_future(port.query_async(b"Q%d?\n" % number, owner=owner, timeout=timeout))
+                if choose.random() < 0.1:
+                    asyncio.get_running_loop().call_later(choose.uniform(0.0, 0.005), asking.cancel)
+                try:
+                    check(number, await asking)
+                except (AcquireTimeout, CommandTimeout) as error:
+                    outcomes[type(error).__name__] += 1
+                    overdue.append(time.perf_counter() - started - timeout)
+                except asyncio.CancelledError:
+                    outcomes["cancelled"] += 1
+
+        async def all_tasks() -> None:
+            await asyncio.gather(*(in_task(f"task {number}") for number in range(4)))
+
+        people = [Person(in_thread, f"thread {number}") for number in range(4)] + [Person(asyncio.run, all_tasks())]
+        for person in people:
+            person.result(timeout=60.0 + exchanges / 50)
+        wait_until(lambda: port.current_owner is None)
+        port.query(b"Q0?\n", owner="last", timeout=2.0)
+        assert unread(instrument, port) == b""
+        assert all(late < 0.2 for late in overdue), f"latest timeouts: {sorted(overdue)[-5:]}"
+    outcomes["later than 50 ms"] = sum(late >= 0.05 for late in overdue)
+    return dict(outcomes)
+
+
+def late_replies(rounds: int, *, timeout: float = 0.02, seed: int = 3) -> dict[str, int]:
+    """Delay replies to between 0.5 and 2 times the timeout and let the next owner ask at once.
+
+    Returns how the exchanges ended. Fails when anybody gets the answer to another question, or another error than a
+    timeout.
+    """
+    outcomes: Counter[str] = Counter()
+    choose = random.Random(seed)
+    delays = {}
+
+    def delay(command: bytes) -> float:
+        return delays.get(command, 0.0)
+
+    patience = {"timeout": timeout, "late_reply_limit": 20 * timeout}  # a busy machine delays replies further
+    with instrument_and_port(port=patience, delay=delay) as (instrument, port):
+        for number in range(rounds):
+            slow, quick = b"Qslow%d?" % number, b"Qquick%d?" % number
+            delays[slow] = choose.uniform(0.5, 2.0) * timeout
+            repeatable = choose.random() < 0.2
+            try:
+                answer = port.query(slow + b"\n", owner="slow", timeout=timeout, repeatable=repeatable)
+                assert answer == b"A" + slow[1:-1]
+                outcomes["in time"] += 1
+            except CommandTimeout as error:
+                outcomes["late" if error.sent else "refused"] += 1
+            try:
+                answer = port.query(quick + b"\n", owner="quick", timeout=choose.choice([timeout, 10 * timeout]))
+                assert answer == b"A" + quick[1:-1], f"{quick!r} was answered by {answer!r}"
+                outcomes["next right"] += 1
+            except CommandTimeout as error:
+                outcomes["next refused" if not error.sent else "next late"] += 1
+        port.query(b"Qend?\n", owner="last", timeout=2.0)
+        assert unread(instrument, port) == b""
+    return dict(outcomes)
+
+
+def unplug_and_replug(instrument: Instrument, port: SharedSerialPort, away: float) -> float:
+    """Unplug under load, plug in again; return how long after its return the first good reply came (s)."""
+    stop = threading.Event()
+    good: list[float] = []
+
+    def ask(owner: str) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(WireDisconnected, AcquireTimeout, CommandTimeout):
+                number = threading.get_ident()
+                assert port.query(b"Q%d?\n" % number, owner=owner, timeout=3.0) == b"A%d" % number
+                good.append(time.perf_counter())
+            time.sleep(0.001)
+
+    async def ask_in_task(owner: str) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(WireDisconnected, AcquireTimeout, CommandTimeout):
+                assert await port.query_async(b"Qtask?\n", owner=owner, timeout=3.0) == b"Atask"
+                good.append(time.perf_counter())
+            await asyncio.sleep(0.001)
+
+    people = [Person(ask, "thread 1"), Person(ask, "thread 2"), Person(asyncio.run, ask_in_task("task"))]
+    try:
+        wait_until(lambda: len(good) > 20)
+        instrument.kill()
+        wait_until(lambda: not port.connected)
+        time.sleep(away)  # the time for which the cable is out
+        back = time.perf_counter()
+        instrument.plug_in()
+        wait_until(lambda: good[-1] > back)
+    finally:
+        stop.set()
+        for person in people:
+            person.result()
+    return next(moment for moment in good if moment > back) - back
+
+
+def many_exchanges(number: int) -> dict[str, float]:
+    """Make exchanges from a thread and a task in turns; return how much memory, threads and descriptors grew."""
+    process = psutil.Process()
+    with instrument_and_port() as (_, port):
+
+        async def some(count: int) -> None:
+            for each in range(count):
+                if each % 2:
+                    await port.query_async(b"Q%d?\n" % each, owner="task")
+                else:
+                    port.query(b"Q%d?\n" % each, owner="thread")
+
+        asyncio.run(some(2500))
+        gc.collect()
+        before = process.memory_info().rss, threading.active_count(), process.num_fds()
+        asyncio.run(some(number))
+        gc.collect()
+        after = process.memory_info().rss, threading.active_count(), process.num_fds()
+        assert port.stats.exchanges == 2500 + number
+    return {
+        "memory_bytes": after[0] - before[0],
+        "threads": after[1] - before[1],
+        "descriptors": after[2] - before[2],
+    }
+
+
+def many_wires(wires: int, threads: int, tasks: int, exchanges: int) -> dict[str, float]:
+    """Use many wires from many threads and tasks at once, then leave them idle; return what that costs."""
+    process = psutil.Process()
+    with contextlib.ExitStack() as stack:
+        instruments = [stack.enter_context(PtyInstrument()) for _ in range(wires)]
+        gc.collect()
+        memory = process.memory_info().rss
+        ports = [stack.enter_context(SharedSerialPort(instrument.path, timeout=30.0)) for instrument in instruments]
+
+        def in_thread(owner: str) -> None:
+            choose = random.Random(owner)
+            for number in range(exchanges):
+                question = f"{owner} {number}".encode()
+                assert choose.choice(ports).query(b"Q%b?\n" % question, owner=owner) == b"A" + question
+
+        async def in_task(owner: str) -> None:
+            choose = random.Random(owner)
+            for number in range(exchanges):
+                question = f"{owner} {number}".encode()
+                assert await choose.choice(ports).query_async(b"Q%b?\n" % question, owner=owner) == b"A" + question
+
+        async def all_tasks() -> None:
+            await asyncio.gather(*(in_task(f"task {number}") for number in range(tasks)))
+
+        started = time.perf_counter()
+        people = [Person(in_thread, f"thread {number}") for number in range(threads)]
+        people.append(Person(asyncio.run, all_tasks()))
+        for person in people:
+            person.result(timeout=120.0 + exchanges)
+        duration = time.perf_counter() - started
+        gc.collect()
+        grown = process.memory_info().rss - memory
+        used = process.cpu_times()
+        time.sleep(0.5)  # the time for which nothing is asked
+        idle = process.cpu_times()
+        assert sum(port.stats.exchanges for port in ports) == (threads + tasks) * exchanges
+    return {
+        "exchanges_per_s": (threads + tasks) * exchanges / duration,
+        "memory_per_wire_bytes": grown / wires,
+        "idle_cpu_share": (idle.user + idle.system - used.user - used.system) / 0.5,
+    }
+
+
+class Struck(BaseException):
+    """What a signal's handler raises."""
+
+
+def signals_at_random_moments(deed: Callable[[], object], check: Callable[[], None], strikes: int) -> list[str]:
+    """Let a signal raise in the main thread at random moments while it does ``deed`` over and over.
+
+    ``check`` is called after each. Returns where a signal struck in the one place where CPython lets it undo a release:
+    the very start of a Python-level ``__exit__``. ``check`` is told so by :class:`Undone`.
+    """
+    choose = random.Random(5)
+    undone: list[str] = []
+
+    def strike(*_: object) -> None:
+        raise Struck
+
+    earlier = signal.signal(signal.SIGALRM, strike)
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # strikes in destructors are none of ours
+    try:
+        for _ in range(strikes):
+            where = ""
+            try:
+                signal.setitimer(signal.ITIMER_REAL, choose.uniform(2e-6, 1e-3), 0.05)
+                while True:
+                    deed()
+            except Struck as error:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+                trace = error.__traceback__
+                frames = []
+                while trace is not None:
+                    frames.append(f"{trace.tb_frame.f_code.co_qualname}+{trace.tb_lasti}")
+                    trace = trace.tb_next
+                where = frames[-2]
+            try:
+                check()
+            except Undone:
+                assert where == "Hold.__exit__+0", where
+                undone.append(where)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, earlier)
+        sys.unraisablehook = hook
+    return undone
+
+
+class Undone(Exception):
+    """The main thread still holds the wire."""
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Wait for a condition, or fail."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"{condition} did not become true within {timeout} s"
+        time.sleep(0.001)

@@ -93,9 +93,8 @@ class Instrument:
                 written = os.write(descriptor, data)
                 data = data[written:]
                 continue
-            select.select([], [descriptor], [], 0.05)
-            if self._stopping:
-                return
+            if not select.select([], [descriptor], [], 1.0)[1] or self._stopping:
+                return  # nobody reads
 
     def wake(self) -> None:
         os.write(self._wake_write, b"\0")

@@ -12,7 +12,14 @@ from queue import SimpleQueue
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 import coexistence.arbiter
 from coexistence import AcquireTimeout, Arbiter, GuardNotHeld, GuardRevoked, Rank

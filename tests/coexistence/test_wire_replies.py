@@ -1,0 +1,300 @@
+"""Nobody ever gets an answer to somebody else's question."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from people import Person
+from proofs import crossed_replies, late_replies
+from ptys import echo, instrument_and_port, unread
+
+from coexistence import CommandTimeout, GuardRevoked
+
+
+def test_threads_and_tasks_with_deadlines_and_cancellations_get_their_own_answers():
+    outcomes = crossed_replies(1500)
+    assert outcomes["answered"] > 500
+    assert outcomes.get("cancelled", 0) > 5
+
+
+def test_late_replies_are_never_given_to_the_next_owner():
+    outcomes = late_replies(60)
+    assert outcomes["late"] > 10
+    assert outcomes["next right"] > 20
+
+
+def test_late_reply_is_logged_and_counted():
+    with instrument_and_port(delay=lambda command: 0.06 if command == b"Qslow?" else 0.0) as (instrument, port):
+        with pytest.raises(CommandTimeout) as caught:
+            port.query(b"Qslow?\n", owner="slow", timeout=0.03)
+        assert caught.value.sent
+        assert port.query(b"Qnext?\n", owner="next", timeout=1.0) == b"Anext"
+        assert port.stats.late_replies == 1
+        assert [entry.outcome for entry in port.log] == ["timeout", "late", "ok"]
+        assert port.log[1].received == b"Aslow"
+        assert unread(instrument, port) == b""
+
+
+def test_next_owner_whose_time_is_too_short_is_told_and_nothing_is_sent():
+    with instrument_and_port(delay=lambda command: 0.2 if command == b"Qslow?" else 0.0) as (instrument, port):
+        with pytest.raises(CommandTimeout):
+            port.query(b"Qslow?\n", owner="slow", timeout=0.15)
+        with pytest.raises(CommandTimeout) as caught:
+            port.query(b"Qnext?\n", owner="next", timeout=0.01)
+        assert not caught.value.sent
+        assert "a late reply to b'Qslow?\\n' of 'slow' may still come" in str(caught.value)
+        assert instrument.received == [b"Qslow?"]
+        assert port.query(b"Qnext?\n", owner="next", timeout=2.0) == b"Anext"
+
+
+def test_reply_that_came_in_part_is_completed_and_dropped():
+    with instrument_and_port(lambda command: None) as (instrument, port):
+        with pytest.raises(CommandTimeout) as caught:
+            threading.Timer(0.01, instrument.say, [b"12"]).start()
+            port.query(b"Qslow?\n", owner="slow", timeout=0.04)
+        assert caught.value.received == b"12"
+        threading.Timer(0.03, instrument.say, [b"34\n"]).start()
+        instrument.answer = echo
+        assert port.query(b"Qnext?\n", owner="next", timeout=1.0) == b"Anext"
+        assert port.log[1].received == b"1234"
+
+
+def test_lost_reply_holds_up_the_next_owner_only_as_long_as_it_may_still_come():
+    with instrument_and_port(port={"late_reply_limit": 0.1}) as (instrument, port):
+        instrument.silent = True
+        with pytest.raises(CommandTimeout):
+            port.query(b"Qlost?\n", owner="a", timeout=0.02)
+        instrument.silent = False
+        started = time.perf_counter()
+        assert port.query(b"Qnext?\n", owner="b", timeout=1.0) == b"Anext"
+        assert 0.05 < time.perf_counter() - started < 0.3
+
+
+def test_reply_to_a_dead_holder_is_not_given_to_the_next():
+    with instrument_and_port(delay=lambda command: 0.08 if command == b"Qdead?" else 0.0) as (_, port):
+
+        def ask_and_die():
+            guard = port.acquire("dead").__enter__()
+            guard.write(b"Qdead?\n")
+
+        Person(ask_and_die).result()
+        assert port.query(b"Qnext?\n", owner="next", timeout=3.0) == b"Anext"
+        assert port.stats.late_replies == 1
+
+
+def test_reply_to_a_revoked_holder_is_not_given_to_the_next():
+    with instrument_and_port(delay=lambda command: 0.08 if command == b"Qstuck?" else 0.0) as (_, port):
+        with port.acquire("stuck") as guard:
+            guard.write(b"Qstuck?\n")
+            assert port.revoke("stuck")
+
+            def ask():
+                return port.query(b"Qnext?\n", owner="next", timeout=3.0)
+
+            assert Person(ask).result() == b"Anext"
+            with pytest.raises(GuardRevoked):
+                guard.read_line()
+
+
+def test_reply_to_a_holder_that_failed_before_reading_is_not_given_to_the_next():
+    with instrument_and_port(delay=lambda command: 0.05 if command == b"Qclumsy?" else 0.0) as (_, port):
+        with pytest.raises(ZeroDivisionError), port.acquire("clumsy") as guard:
+            guard.write(b"Qclumsy?\n")
+            raise ZeroDivisionError
+        assert port.query(b"Qnext?\n", owner="next", timeout=3.0) == b"Anext"
+
+
+def test_two_unread_replies_are_both_kept_from_the_next():
+    with instrument_and_port(delay=lambda command: 0.0 if command == b"Qnext?" else 0.04) as (_, port):
+        with pytest.raises(ZeroDivisionError), port.acquire("clumsy") as guard:
+            guard.write(b"Qone?\n")
+            guard.write(b"Qtwo?\n")
+            raise ZeroDivisionError
+        assert port.query(b"Qnext?\n", owner="next", timeout=3.0) == b"Anext"
+        assert port.stats.late_replies == 2
+
+
+async def test_reply_to_a_task_cancelled_before_reading_is_not_given_to_the_next():
+    with instrument_and_port(delay=lambda command: 0.05 if command == b"Qcancelled?" else 0.0) as (_, port):
+
+        async def ask():
+            async with port.acquire_async("cancelled") as guard:
+                await guard.write_async(b"Qcancelled?\n")
+                await asyncio.sleep(30)
+
+        task = asyncio.create_task(ask())
+        while not port.log:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.005)
+        task.cancel()
+        assert await port.query_async(b"Qnext?\n", owner="next", timeout=3.0) == b"Anext"
+
+
+async def test_reply_to_a_task_cancelled_while_writing_is_not_given_to_the_next():
+    for pause in (0.0, 0.0001, 0.0003, 0.001):
+        with instrument_and_port(delay=lambda command: 0.03 if command == b"Qcancelled?" else 0.0) as (_, port):
+
+            async def ask(port=port):
+                async with port.acquire_async("cancelled") as guard:
+                    await guard.write_async(b"Qcancelled?\n")
+                    await guard.read_line_async()
+
+            task = asyncio.create_task(ask())
+            await asyncio.sleep(pause)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await port.query_async(b"Qnext?\n", owner="next", timeout=3.0) == b"Anext"
+
+
+async def test_cancelled_exchange_ends_on_the_wire_by_itself():
+    with instrument_and_port(delay=0.05) as (instrument, port):
+        task = asyncio.create_task(port.query_async(b"Q1?\n", owner="cancelled"))
+        while not instrument.received:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert port.current_owner == "cancelled"
+        assert await port.query_async(b"Q2?\n", owner="next") == b"A2"
+        assert [entry.outcome for entry in port.log] == ["ok", "ok"]
+        assert port.stats.late_replies == 0
+
+
+async def test_exchange_cancelled_in_line_is_never_sent():
+    with instrument_and_port(delay=0.03) as (instrument, port):
+        first = asyncio.create_task(port.query_async(b"Q1?\n", owner="first"))
+        second = asyncio.create_task(port.query_async(b"Q2?\n", owner="second"))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        assert await first == b"A1"
+        assert await port.query_async(b"Q3?\n", owner="third") == b"A3"
+        assert instrument.received == [b"Q1?", b"Q3?"]
+
+
+def test_what_expired_in_line_is_never_sent():
+    with instrument_and_port(delay=0.15) as (instrument, port):
+        slow = Person(lambda: port.query(b"Qslow?\n", owner="slow"))
+        while not instrument.received:
+            time.sleep(0.001)
+        with pytest.raises(TimeoutError):
+            port.query(b"Qexpired?\n", owner="expired", timeout=0.05)
+
+        async def ask():
+            await port.query_async(b"Qexpired?\n", owner="expired", timeout=0.02)
+
+        with pytest.raises(TimeoutError):
+            asyncio.run(ask())
+        slow.result()
+        port.query(b"Qend?\n", owner="end")
+        assert instrument.received == [b"Qslow?", b"Qend?"]
+
+
+def test_repeatable_query_is_asked_once_more_when_its_reply_is_lost():
+    asked = []
+
+    def forget_the_first(command):
+        asked.append(command)
+        return None if len(asked) == 1 else echo(command)
+
+    with instrument_and_port(forget_the_first, port={"late_reply_limit": 0.05}) as (_, port):
+        assert port.query(b"Q1?\n", owner="meter", timeout=0.2, repeatable=True) == b"A1"
+        assert asked == [b"Q1?", b"Q1?"]
+        assert port.stats.retries == 1
+        assert port.query(b"Q2?\n", owner="meter", timeout=1.0) == b"A2"
+
+
+def test_query_is_asked_only_once_unless_it_is_repeatable():
+    with instrument_and_port(lambda command: None) as (instrument, port):
+        with pytest.raises(CommandTimeout):
+            port.query(b"Q1?\n", owner="meter", timeout=0.1)
+        assert instrument.received == [b"Q1?"]
+
+
+def test_second_reply_to_a_repeated_query_is_not_given_to_the_next():
+    with instrument_and_port(delay=lambda command: 0.07 if command == b"Q1?" else 0.0) as (_, port):
+        assert port.query(b"Q1?\n", owner="meter", timeout=0.1, repeatable=True) == b"A1"
+        assert port.query(b"Q2?\n", owner="meter", timeout=1.0) == b"A2"
+        assert port.stats.late_replies == 1
+
+
+def test_revocation_breaks_off_a_blocked_exchange(wait_for):
+    with instrument_and_port(lambda command: None) as (_, port):
+
+        def ask():
+            started = time.perf_counter()
+            with pytest.raises(GuardRevoked):
+                port.query(b"Q1?\n", owner="stuck", timeout=20.0)
+            return time.perf_counter() - started
+
+        stuck = Person(ask)
+        wait_for(lambda: port.current_owner == "stuck")
+        time.sleep(0.02)
+        assert port.revoke("stuck", "it hung")
+        assert stuck.result() < 1.0
+
+
+def test_revocation_breaks_off_a_blocked_send(wait_for):
+    """An instrument that reads nothing: the kernel's buffer fills up and the send blocks."""
+    with instrument_and_port() as (instrument, port):
+        instrument.deaf = True
+        instrument.wake()
+        stuck = Person(lambda: port.write(b"x" * 200_000, owner="stuck", timeout=20.0))
+        wait_for(lambda: port.current_owner == "stuck")
+        time.sleep(0.05)
+        assert port.revoke("stuck", "it hung")
+        with pytest.raises(GuardRevoked):
+            stuck.result(1.0)
+        instrument.deaf = False
+        instrument.wake()
+
+
+def test_exchange_beyond_max_hold_is_broken_off_when_others_wait():
+    with instrument_and_port(lambda command: None if command == b"Qstuck?" else echo(command)) as (_, port):
+
+        def ask():
+            with port.acquire("stuck", max_hold=0.1) as guard:
+                guard.query(b"Qstuck?\n", timeout=20.0)
+
+        stuck = Person(ask)
+        while port.current_owner is None:
+            time.sleep(0.001)
+        with port.acquire("next", timeout=2.0) as guard:
+            assert guard.waited < 1.0
+        with pytest.raises(GuardRevoked, match="max_hold"):
+            stuck.result()
+
+
+def test_urgent_waits_for_the_exchange_in_progress_and_no_longer(wait_for):
+    from coexistence import Rank
+
+    with instrument_and_port(delay=0.03) as (instrument, port):
+        others = [
+            Person(lambda number=number: port.query(b"Q%d?\n" % number, owner=f"{number}", timeout=5.0))
+            for number in range(6)
+        ]
+        wait_for(lambda: len(port.wire.arbiter) == 5)
+        port.write(b"STOP\n", owner="stop", rank=Rank.URGENT, timeout=1.0)
+        for other in others:
+            other.result()
+        wait_for(lambda: b"STOP" in instrument.received)
+        assert instrument.received.index(b"STOP") <= 2
+
+
+def test_question_whose_time_ran_out_before_it_was_repeated_still_expects_its_reply(monkeypatch):
+    with instrument_and_port(delay=lambda command: 0.15 if command == b"Qslow?" else 0.0) as (_, port):
+        looks = []
+
+        def look_slowly(terminator, look=port._transport.take_lines):
+            looks.append(terminator)
+            if len(looks) == 2:
+                time.sleep(0.1)  # the machine is busy just when the question would be repeated
+            return look(terminator)
+
+        monkeypatch.setattr(port._transport, "take_lines", look_slowly)
+        with pytest.raises(CommandTimeout) as caught:
+            port.query(b"Qslow?\n", owner="slow", timeout=0.1, repeatable=True)
+        assert caught.value.sent
+        assert port.query(b"Qnext?\n", owner="next", timeout=3.0) == b"Anext"
+        assert port.stats.late_replies == 1
