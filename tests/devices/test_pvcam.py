@@ -533,14 +533,13 @@ async def test_v4_mock_mode_needs_no_camera_and_writes_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_v4_cancelled_trigger_ends_the_acquisition(camera, tmp_path, no_task_left_behind):
+async def test_v4_cancelled_trigger_ends_the_acquisition(camera, tmp_path, no_task_left_behind, wait_for):
     pool = CameraPool(GivenCameras(camera), tmp_path)
     device = devices.v4.PVCAMInstrument(pool.get("PrimeBSI"), name="camera", region=REGION, trigger_mode="EDGE")
     await device.connect()
     await device.stage()
     status = device.trigger()
-    while device.driver.acquisition is None:
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(wait_for, lambda: device.driver.acquisition)
     status.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await status
