@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import contextlib
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from coexistence.channel import Channel, checked
-from coexistence.errors import ConfigError, Problem, WireDisconnected
+from coexistence.errors import ConfigError, Problem, WireDisconnected, WireDisconnected
 from coexistence.line_settings import LineSettings, check_terminator, check_timeout
 from coexistence.serial_transport import check_path, device_path, make_serial_transport
 from coexistence.wire import Wire
@@ -185,8 +186,9 @@ class SerialPortPool:
                 return port
         device = device_path(path)
         for port in self._ports:
-            if port.connected and device_path(port.path) == device:
-                return port
+            with contextlib.suppress(WireDisconnected):  # an adapter that is away
+                if device_path(port.path) == device:
+                    return port
         return None
 
     @property

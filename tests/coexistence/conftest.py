@@ -14,12 +14,12 @@ def arbiter() -> Arbiter:
 
 
 @pytest.fixture
-def instrument(tmp_path) -> Iterator[PtyInstrument]:
+def instrument(tmp_path, no_descriptor_left_behind) -> Iterator[PtyInstrument]:
     with PtyInstrument(link=tmp_path / "meter") as instrument:
         yield instrument
 
 
 @pytest.fixture
-def port(instrument, no_descriptor_left_behind) -> Iterator[SharedSerialPort]:
+def port(instrument) -> Iterator[SharedSerialPort]:
     with SharedSerialPort(instrument.path) as port:
         yield port

@@ -25,7 +25,7 @@ Answer = Callable[[bytes], bytes | None]
 
 
 def echo(command: bytes) -> bytes | None:
-    """Answer ``Q<anything>?`` with ``A<anything>``, so that each question has its own answer; nothing to other commands."""
+    """Answer ``Q<anything>?`` with ``A<anything>``: each question has its own answer, other commands have none."""
     if command.startswith(b"Q") and command.endswith(b"?"):
         return b"A" + command[1:-1] + b"\n"
     return None

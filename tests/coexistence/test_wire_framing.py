@@ -1,6 +1,7 @@
 """How bytes become replies: endings, unasked lines, and indifference to how the bytes arrive in pieces."""
 
 import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -37,7 +38,7 @@ class Pieces(StreamTransport):
 
 def cut(data, places):
     edges = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if data[a:b]]
+    return [data[a:b] for a, b in pairwise(edges) if data[a:b]]
 
 
 def later():
@@ -129,7 +130,7 @@ def test_any_bytes_come_through_a_real_line(answer):
 
 
 def test_fixed_length_replies():
-    with instrument_and_port(lambda command: b"12345678", port={"terminator": b"\r\n"}) as (instrument, port):
+    with instrument_and_port(lambda command: b"12345678", port={"terminator": b"\r\n"}) as (_, port):
         assert port.query(b"?\n", owner="meter", until=8) == b"12345678"
         with port.acquire("meter") as guard:
             guard.write(b"?\n")
@@ -169,7 +170,7 @@ def test_impossible_endings_are_refused_before_anything_is_sent(ending):
 
 
 def test_port_whose_replies_have_no_terminator_needs_an_ending_for_each():
-    with instrument_and_port(lambda command: b"abc", port={"terminator": b""}) as (instrument, port):
+    with instrument_and_port(lambda command: b"abc", port={"terminator": b""}) as (_, port):
         assert port.query(b"?\n", owner="meter", until=3) == b"abc"
         with pytest.raises(ConfigError, match="needs until= with each question"):
             port.query(b"?\n", owner="meter")

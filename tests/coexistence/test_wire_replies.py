@@ -84,17 +84,15 @@ def test_reply_to_a_dead_holder_is_not_given_to_the_next():
 
 
 def test_reply_to_a_revoked_holder_is_not_given_to_the_next():
-    with instrument_and_port(delay=lambda command: 0.08 if command == b"Qstuck?" else 0.0) as (_, port):
-        with port.acquire("stuck") as guard:
-            guard.write(b"Qstuck?\n")
-            assert port.revoke("stuck")
-
-            def ask():
-                return port.query(b"Qnext?\n", owner="next", timeout=3.0)
-
-            assert Person(ask).result() == b"Anext"
-            with pytest.raises(GuardRevoked):
-                guard.read_line()
+    with (
+        instrument_and_port(delay=lambda command: 0.08 if command == b"Qstuck?" else 0.0) as (_, port),
+        port.acquire("stuck") as guard,
+    ):
+        guard.write(b"Qstuck?\n")
+        assert port.revoke("stuck")
+        assert Person(lambda: port.query(b"Qnext?\n", owner="next", timeout=3.0)).result() == b"Anext"
+        with pytest.raises(GuardRevoked):
+            guard.read_line()
 
 
 def test_reply_to_a_holder_that_failed_before_reading_is_not_given_to_the_next():
@@ -283,7 +281,7 @@ def test_urgent_waits_for_the_exchange_in_progress_and_no_longer(wait_for):
 
 
 def test_question_whose_time_ran_out_before_it_was_repeated_still_expects_its_reply(monkeypatch):
-    with instrument_and_port(delay=lambda command: 0.15 if command == b"Qslow?" else 0.0) as (_, port):
+    with instrument_and_port(delay=lambda command: 0.25 if command == b"Qslow?" else 0.0) as (_, port):
         looks = []
 
         def look_slowly(terminator, look=port._transport.take_lines):
