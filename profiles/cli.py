@@ -120,6 +120,25 @@ def runs(
     _finish(lambda: show_run(data_dir, which, json_output=json))
 
 
+@app.command()
+def simulate(
+    config: Annotated[str, typer.Argument(help="TOML file, or the name of a profile: sim, lab.")] = "sim",
+    time_scale: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Below 1 lines and motion are faster than real. Default: as configured.", min=1e-3),
+    ] = None,
+    seed: Annotated[Optional[int], typer.Option(help="Of all noise. Default: as configured.")] = None,  # noqa: UP045
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
+) -> None:
+    """Run the simulated instruments of a configuration until stopped, for other programs to talk to.
+
+    Prints the port or address of each.
+    """
+    from profiles.simulate import run_simulate
+
+    _finish(lambda: run_simulate(config, time_scale=time_scale, seed=seed, json_output=json))
+
+
 @config_app.command("check")
 def config_check(
     files: Annotated[list[str], typer.Argument(help="One or several TOML files, later ones over earlier ones.")],

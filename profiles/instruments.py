@@ -118,7 +118,7 @@ def connection_of(instrument: InstrumentConfig, resources: SharedResources) -> C
     """
     port = instrument.serial_port or instrument.serial_device
     if port is not None:
-        open_wire: Callable[[], Channel] = partial(resources.serial.get, port, **_line_settings(instrument))
+        open_wire: Callable[[], Channel] = partial(resources.serial.get, port, **line_settings(instrument))
     elif instrument.resource is not None:
         open_wire = partial(_open_resource, resources, instrument)
     else:
@@ -128,7 +128,8 @@ def connection_of(instrument: InstrumentConfig, resources: SharedResources) -> C
     return Connection(open_wire, instrument.id, timeout=instrument.timeout, description=instrument.wire or "")
 
 
-def _line_settings(instrument: InstrumentConfig) -> dict[str, Any]:
+def line_settings(instrument: InstrumentConfig) -> dict[str, Any]:
+    """Return how the driver sets a serial line, by the names of :class:`coexistence.SharedSerialPort`."""
     if registry.instrument_type(instrument.type).medium == "serial":
         return registry.line_settings(instrument.type, instrument.options)
     return instrument.line_settings

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.errors import ConfigError, Problem
-from devices import registry
+from coexistence.visa_resource import VisaResource
+from profiles.instruments import line_settings
 from simulators import SimulatorProcess
 from simulators.errors import SpecError
-from simulators.spec import build_spec, default_instrument, default_wire
+from simulators.spec import LINE_KEYS, build_spec, default_instrument, default_wire
 
 if TYPE_CHECKING:
     from devices.cameras import CameraLibrary
@@ -116,17 +117,28 @@ class SimulatedBench:
         }
         return GivenCameras(*made.values())
 
+    def port_of(self, instrument: InstrumentConfig) -> str | None:
+        """Return the path of the instrument's pty, or its `host:port`; None when it is on no simulated wire."""
+        wire = _wire_of(instrument)
+        return None if wire is None else self._simulators.ports[self._name_of[wire]]
+
+    def resource_of(self, instrument: InstrumentConfig) -> str | None:
+        """Return the VISA resource of the instrument's simulated wire; None when it is on none."""
+        port = self.port_of(instrument)
+        if port is None:
+            return None
+        host, _, number = port.rpartition(":")
+        if not host:
+            return f"ASRL{port}::INSTR"
+        is_message_based = _line_of(instrument)["kind"] == "hislip"
+        return f"TCPIP0::{host}::hislip0,{number}::INSTR" if is_message_based else f"TCPIP0::{host}::{number}::SOCKET"
+
     def replace_wire(self, instrument: InstrumentConfig) -> InstrumentConfig:
         """Return the instrument's configuration with the simulated wire in place of its own."""
-        wire = _wire_of(instrument)
-        if wire is None:
-            return instrument
-        port = self._simulators.ports[self._name_of[wire]]
-        if instrument.serial_port:
-            return instrument.model_copy(update={"serial_port": port})
-        host, _, number = port.rpartition(":")
-        resource = f"TCPIP0::{host}::{number}::SOCKET" if host else f"ASRL{port}::INSTR"
-        return instrument.model_copy(update={"resource": resource})
+        if instrument.serial_port and not instrument.is_foreign:
+            return instrument.model_copy(update={"serial_port": self.port_of(instrument)})
+        resource = self.resource_of(instrument)
+        return instrument if resource is None else instrument.model_copy(update={"resource": resource})
 
 
 def _wire_of(instrument: InstrumentConfig) -> str | None:
@@ -135,11 +147,13 @@ def _wire_of(instrument: InstrumentConfig) -> str | None:
 
 
 def _line_of(instrument: InstrumentConfig) -> dict[str, Any]:
-    """Return how the driver sets its serial line, so that the simulated one is set the same."""
-    if registry.instrument_type(instrument.type).medium != "serial":
-        return {}
-    settings = registry.line_settings(instrument.type, instrument.options)
-    return {key: value for key, value in settings.items() if key not in ("terminator", "late_reply_limit")}
+    """Return what kind of wire an instrument is on, and how its driver sets it: the simulated one is the same."""
+    if instrument.serial_device is None and instrument.resource is not None:
+        resource = VisaResource.parse(instrument.resource)
+        # There is no simulated GPIB, USB or VXI-11: what is on them is asked through HiSLIP, message by message too.
+        return {"kind": "tcp" if resource.resource_class == "SOCKET" else "hislip"}
+    line = {key: value for key, value in line_settings(instrument).items() if key in LINE_KEYS}
+    return {"kind": "serial", **line}
 
 
 def _wire_name(wire: str, taken: dict[str, str]) -> str:
