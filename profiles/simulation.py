@@ -50,8 +50,9 @@ class SimulatedBench:
                 continue
             options = {key: instrument.options[key] for key in _PHYSICAL_OPTIONS if key in instrument.options}
             try:
+                line = _line_of(instrument)
                 simulated = default_instrument(instrument.type, **options, **instrument.simulation)
-            except SpecError as error:
+            except (SpecError, registry.UnknownInstrument) as error:
                 problems.append(
                     Problem(
                         f"Instrument {instrument.id!r} cannot be simulated: {error}",
@@ -63,7 +64,7 @@ class SimulatedBench:
             name = self._name_of.setdefault(wire, _wire_name(wire, self._name_of))
             physical = (instrument.type, *options.values())
             wires.setdefault(name, {}).setdefault(physical, {}).update(simulated)
-            lines[name] = _line_of(instrument)
+            lines[name] = line
         if problems:
             raise ConfigError(*problems)
         simulation = config.simulation
