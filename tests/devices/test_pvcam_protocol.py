@@ -47,7 +47,7 @@ def test_any_six_numbers_are_a_region_of_full_bins_or_refused_with_what_is_allow
     if ordered and (s2 - s1 + 1) % sbin == (p2 - p1 + 1) % pbin == 0:
         assert min(Region.parse(numbers).shape) >= 1
     else:
-        with pytest.raises(ValueRefused, match="region cannot be .*: allowed is "):
+        with pytest.raises(ValueRefused, match=r"region cannot be .*: allowed is "):
             Region.parse(numbers)
 
 
