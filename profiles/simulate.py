@@ -75,7 +75,7 @@ def simulated_instruments(config: DualConfig, bench: SimulatedBench) -> Iterator
         port = bench.port_of(instrument)
         if port is None:
             continue
-        facts = {
+        facts: dict[str, Any] = {
             "id": instrument.id,
             "generation": generation,
             "type": instrument.type,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.errors import ConfigError, Problem
 from coexistence.visa_resource import VisaResource
+from devices import registry
 from profiles.instruments import line_settings
 from simulators import SimulatorProcess
 from simulators.errors import SpecError
