@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import contextlib
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from coexistence.channel import Channel, checked
-from coexistence.errors import ConfigError, Problem, WireDisconnected, WireDisconnected
+from coexistence.errors import ConfigError, Problem, WireDisconnected
 from coexistence.line_settings import LineSettings, check_terminator, check_timeout
 from coexistence.serial_transport import check_path, device_path, make_serial_transport
 from coexistence.wire import Wire

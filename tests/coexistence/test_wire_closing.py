@@ -1,0 +1,205 @@
+"""close() ends everything in every state, and leaves no thread, task or descriptor behind."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from people import Person
+from proofs import many_exchanges
+from ptys import TcpInstrument, instrument_and_port
+
+from coexistence import GuardRevoked, SharedSerialPort, WireClosed, WireDisconnected
+
+
+def test_idle_wire_closes_at_once_and_again(port):
+    port.query(b"Q1?\n", owner="meter")
+    started = time.perf_counter()
+    port.close()
+    port.close()
+    assert time.perf_counter() - started < 0.2
+    assert not port.connected
+
+
+def test_closed_wire_says_so(port):
+    port.close()
+    with pytest.raises(WireClosed) as caught:
+        port.query(b"Q1?\n", owner="meter")
+    assert str(caught.value) == f"{port.path} ('meter') has been closed. Open it again before using it."
+    with pytest.raises(WireClosed), port.acquire("meter"):
+        pass
+
+
+def test_closed_wire_says_so_to_tasks_and_starts_no_thread(port):
+    async def ask():
+        with pytest.raises(WireClosed):
+            await port.query_async(b"Q1?\n", owner="meter")
+        with pytest.raises(WireClosed):
+            async with port.acquire_async("meter"):
+                pass
+
+    port.close()
+    asyncio.run(ask())
+
+
+def test_closing_breaks_off_the_exchange_on_the_wire(instrument, port, wait_for):
+    instrument.silent = True
+    asking = Person(lambda: port.query(b"Q1?\n", owner="meter", timeout=30.0))
+    wait_for(lambda: instrument.received)
+    started = time.perf_counter()
+    port.close()
+    assert time.perf_counter() - started < 0.9
+    with pytest.raises((WireClosed, GuardRevoked)):
+        asking.result(1.0)
+
+
+def test_closing_breaks_off_a_tasks_exchange_and_those_in_line(instrument, port):
+    instrument.silent = True
+
+    async def ask():
+        asking = [asyncio.create_task(port.query_async(b"Q1?\n", owner=f"{n}", timeout=30.0)) for n in range(3)]
+        while not instrument.received:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(port.close)
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    outcomes = asyncio.run(ask())
+    assert all(isinstance(outcome, WireClosed | GuardRevoked) for outcome in outcomes), outcomes
+
+
+def test_closing_on_the_loop_itself_ends_tasks_too(instrument, port):
+    instrument.silent = True
+
+    async def ask():
+        asking = asyncio.create_task(port.query_async(b"Q1?\n", owner="meter", timeout=30.0))
+        while not instrument.received:
+            await asyncio.sleep(0.001)
+        port.close()
+        with pytest.raises((WireClosed, GuardRevoked)):
+            await asking
+
+    asyncio.run(ask())
+
+
+def test_closing_inside_a_block_is_told_at_the_next_use(port):
+    with port.acquire("meter") as guard:
+        port.close()
+        with pytest.raises(GuardRevoked, match="the wire was closed"):
+            guard.query(b"Q1?\n")
+
+
+def test_closing_from_the_wires_own_worker(port):
+    async def close_there():
+        with contextlib.suppress(WireClosed, GuardRevoked):
+            await port.transact_async(lambda guard: port.close(), owner="meter")
+
+    asyncio.run(close_there())
+    assert not port.connected
+
+
+def test_closing_by_many_threads_at_once(port):
+    people = [Person(port.close) for _ in range(5)]
+    for person in people:
+        person.result()
+
+
+def test_closing_while_a_socket_cannot_be_reached_leaves_nothing_behind(no_descriptor_left_behind):
+    with TcpInstrument() as instrument:
+        port = SharedSerialPort(instrument.path, timeout=0.2)
+        port.query(b"Q1?\n", owner="meter")
+    with pytest.raises(WireDisconnected):
+        port.query(b"Q2?\n", owner="meter")
+    time.sleep(0.55)  # an attempt to reopen is under way or has just failed
+    port.close()
+
+
+def test_port_is_closed_by_its_with_block(instrument):
+    with SharedSerialPort(instrument.path) as port:
+        pass
+    with pytest.raises(WireClosed):
+        port.query(b"Q1?\n", owner="meter")
+
+
+def test_many_exchanges_leave_memory_threads_and_descriptors_as_they_were():
+    grown = many_exchanges(5000)
+    assert grown["threads"] == 0
+    assert grown["descriptors"] == 0
+    assert grown["memory_bytes"] < 2_000_000
+
+
+PROGRAM = """
+    import signal, sys, threading, time
+    sys.path.insert(0, {here!r})
+    from ptys import PtyInstrument
+    from coexistence import SharedSerialPort
+
+    with PtyInstrument() as instrument:
+        with SharedSerialPort(instrument.path, late_reply_limit=0.1) as port:
+            {preparation}
+            print("ready", flush=True)
+            try:
+                {deed}
+            except KeyboardInterrupt:
+                instrument.silent = False
+                assert port.query(b"Qafter?\\n", owner="after", timeout=5.0) == b"Aafter"
+                assert port.current_owner is None
+                print("interrupted", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("preparation", "deed"),
+    [
+        ("instrument.silent = True", 'port.query(b"Q1?\\n", owner="meter", timeout=30.0)'),
+        (
+            "other = threading.Event(); threading.Thread(target=lambda: port.transact(lambda guard: other.wait(1.0), "
+            'owner="other", timeout=5.0), daemon=True).start(); time.sleep(0.1)',
+            'port.query(b"Q1?\\n", owner="meter", timeout=30.0)',
+        ),
+        ("pass", 'port.transact(lambda guard: time.sleep(30), owner="meter", timeout=30.0)'),
+    ],
+    ids=["on the wire", "in line", "inside a block"],
+)
+def test_ctrl_c_ends_the_wait_and_leaves_the_wire_usable(preparation, deed):
+    here = os.path.dirname(__file__)
+    program = textwrap.dedent(PROGRAM).format(here=here, preparation=preparation, deed=deed)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.1)  # the child is waiting by now, or will be when the signal arrives
+        started = time.perf_counter()
+        child.send_signal(signal.SIGINT)
+        output = child.stdout.read()
+        assert child.wait(10) == 0
+        assert output == "interrupted\n"
+        assert time.perf_counter() - started < 4.0
+
+
+def test_interpreter_ends_although_a_wire_was_left_open():
+    program = textwrap.dedent(
+        f"""
+        import asyncio, sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from ptys import PtyInstrument
+        from coexistence import SharedSerialPort
+        instrument = PtyInstrument()
+        port = SharedSerialPort(instrument.path)
+        assert asyncio.run(port.query_async(b"Q1?\\n", owner="meter")) == b"A1"
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_worker_starts_with_the_first_task_only():
+    with instrument_and_port() as (_, port):
+        before = threading.active_count()
+        port.query(b"Q1?\n", owner="meter")
+        assert threading.active_count() == before
+        asyncio.run(port.query_async(b"Q1?\n", owner="meter"))
+        assert threading.active_count() == before + 1
