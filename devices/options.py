@@ -237,7 +237,7 @@ class ScpiMeterOptions(ScpiOptions):
 class PVCAMInstrumentOptions(InstrumentOptions):
     """Options of a PVCAM camera."""
 
-    exposure: int | None = Field(default=None, ge=1)
+    exposure: int | None = Field(default=None, ge=0)
     """Exposure in ms to set when connecting; None leaves it, 10 ms for a camera nobody has set."""
     region: tuple[int, int, int, int, int, int] | None = None
     """s1, s2, sbin, p1, p2, pbin to set when connecting, ends inclusive; None leaves it, the whole sensor at first."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from devices.cameras.acquisition import Acquisition
-from devices.cameras.errors import FrameNotTaken, ImageFileError
+from devices.cameras.errors import CameraFailed, FrameNotTaken, ImageFileError
 from devices.cameras.fields import FIELDS, FRAME_VALUES, SETTINGS, camera_source
 from devices.cameras.frame_file import Frame, FrameFile
 from devices.cameras.shared_camera import SharedCamera
@@ -20,7 +20,7 @@ from devices.options import PVCAMInstrumentOptions
 from devices.protocols.conversation import Stamped
 from devices.protocols.pvcam import Region, TriggerMode
 
-_STOP_GRACE_S = 2.0
+_STOP_GRACE_S = 10.0
 
 
 class PVCAMDriver:
@@ -52,7 +52,7 @@ class PVCAMDriver:
         self._listeners: dict[str, list[Callable[[], None]]] = {}
         self._lock = threading.RLock()
         self._dropped = 0
-        camera.add_listener(self._hear)
+        self._stop_listening = camera.add_listener(self._hear)
 
     @property
     def identity(self) -> str:
@@ -223,10 +223,17 @@ class PVCAMDriver:
     def close_file(self) -> None:
         """End the acquisition under way and complete the file. Blocks until both are done."""
         with self._lock:
-            self._end_acquisition()
-            if self.file is not None:
-                file, self.file = self.file, None
-                file.close()
+            try:
+                self._end_acquisition()
+            finally:
+                if self.file is not None:
+                    file, self.file = self.file, None
+                    file.close()
+
+    def close(self) -> None:
+        """End what is going on, complete the file, and forget the camera, which stays open for others. Blocks."""
+        self._stop_listening()
+        self.close_file()
 
     def subscribe(self, name: str, callback: Callable[[], None]) -> Callable[[], None]:
         """Have a function called when a value has changed, on the thread that changed it; returns what ends that."""
@@ -237,8 +244,14 @@ class PVCAMDriver:
     def _end_acquisition(self) -> None:
         if self.acquisition is not None:
             self.acquisition.stop()
-            # It notices within a poll; a vendor's call that hangs keeps its own thread, not ours.
-            self.acquisition.finished.exception(_STOP_GRACE_S)
+            try:
+                self.acquisition.finished.exception(_STOP_GRACE_S)
+            except TimeoutError:
+                raise CameraFailed(
+                    self.camera.name,
+                    "ending an acquisition",
+                    f"a call of the vendor's library, or the disk, has not returned within {_STOP_GRACE_S:g} s",
+                ) from None
             self._dropped = self.acquisition.dropped
 
     def _look_at_temperature(self) -> None:

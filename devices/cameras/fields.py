@@ -33,7 +33,7 @@ SETTINGS = {"exposure": "exposure_ms", "region": "region", "trigger_mode": "trig
 """Fields that can be set, with their names at the camera."""
 
 FIELDS = Fields(
-    _field("exposure", int, units="ms", limits=(1, 86_400_000)),
+    _field("exposure", int, units="ms", limits=(0, 86_400_000)),
     RegionField(name="region", datatype=str, command="region", instrument=INSTRUMENT),
     _field("trigger_mode", str, choices=TRIGGER_MODES),
     _field("temperature", float, units="degC", precision=1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,7 +120,7 @@ class SharedCamera:
             except ValueError as error:
                 raise refused(setting.removesuffix("_ms"), value, f"what the camera says: {error}") from error
             setattr(self, setting, Stamped(value, time.time()))
-            self.readout_s = camera.readout_time / 1e6
+            self.readout_s = _told(camera, "readout_time", 0) / 1e6
         self._tell(setting)
 
     def next_number(self, counted: int) -> int:
@@ -130,10 +131,19 @@ class SharedCamera:
         """Take note of how many frames an acquisition had, lost ones included."""
         self._frames_before += counted
 
-    def add_listener(self, callback: Callable[[str], None]) -> None:
-        """Have a function told the name of each setting that changes, on the thread that changed it."""
+    def add_listener(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Have a function told the name of each setting that changes, on the thread that changed it.
+
+        Returns what ends that; calling it twice is harmless.
+        """
         with self._listening:
             self._listeners.append(callback)
+
+        def remove() -> None:
+            with self._listening, contextlib.suppress(ValueError):
+                self._listeners.remove(callback)
+
+        return remove
 
     def close(self) -> None:
         """Close the camera, when nobody uses it or soon after."""
@@ -168,7 +178,7 @@ class SharedCamera:
         self._apply_exposure_ms(camera, self.exposure_ms.value)
         self._apply_region(camera, self.region.value)
         self._apply_trigger_mode(camera, self.trigger_mode.value)
-        self.readout_s = camera.readout_time / 1e6
+        self.readout_s = _told(camera, "readout_time", 0) / 1e6
 
     def _apply_exposure_ms(self, camera: PvcamCamera, exposure_ms: int) -> None:
         camera.exp_time = exposure_ms
@@ -189,13 +199,19 @@ class SharedCamera:
         camera.exp_mode = name
 
     def _measure_temperature(self, camera: PvcamCamera) -> None:
-        self.temperature = Stamped(float(camera.temp), time.time())
+        self.temperature = Stamped(float(_told(camera, "temp", math.nan)), time.time())
 
     def _drop(self) -> None:
         camera, self._camera = self._camera, None
         if camera is not None:
             with contextlib.suppress(Exception):
                 self._library.close(camera)
+
+
+def _told(camera: PvcamCamera, name: str, otherwise: float) -> float:
+    """Return what a camera tells; pyvcam raises AttributeError for what a model does not have."""
+    value: float = getattr(camera, name, otherwise)
+    return value
 
 
 class CameraPool:

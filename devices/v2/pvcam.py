@@ -163,8 +163,7 @@ class PVCAMInstrument(LegacyDevice):
 
     def destroy(self) -> None:
         """Complete the file and forget the device. Blocks."""
-        self.driver.stop()
-        self._end_file()
+        self.driver.close()
         super().destroy()
 
     def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:

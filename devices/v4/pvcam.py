@@ -42,7 +42,7 @@ from ophyd_async.core import (
 
 from coexistence import CoexistenceError
 from devices.cameras.driver import PVCAMDriver
-from devices.cameras.errors import CameraError
+from devices.cameras.errors import CameraError, CameraFailed
 from devices.cameras.fields import FRAME_VALUES, camera_data_key, image_data_key
 from devices.cameras.frame_file import MIMETYPE, PIXEL, dataset_of
 from devices.cameras.shared_camera import DEFAULT_EXPOSURE_MS, SharedCamera
@@ -53,6 +53,7 @@ from devices.v4.wire_backend import name_who_timed_out
 
 MOCK_SENSOR_SIZE = (2048, 2048)
 _DAY_S = 86_400.0
+_GRACE_S = 5.0
 _DTYPES = {"mean": "<f8", "max": "<i8", "sum": "<i8", "frame_number": "<i8", "dropped_frames": "<i8"}
 
 
@@ -324,7 +325,12 @@ class _AcquireLogic(DetectorAcquireLogic):
             return
         acquisition = camera.driver.acquisition
         if acquisition is None or acquisition.finished.done():
-            await asyncio.to_thread(camera.driver.start, frames)
+            starting = asyncio.ensure_future(asyncio.to_thread(camera.driver.start, frames))
+            try:
+                await asyncio.shield(starting)
+            except asyncio.CancelledError:
+                starting.add_done_callback(lambda _: camera.driver.stop())
+                raise
 
     async def wait_for_idle(self) -> None:
         acquisition = self._camera.driver.acquisition
@@ -408,7 +414,10 @@ class PVCAMInstrument(StandardDetector):
 
     def prepare(self, value: TriggerInfo) -> AsyncStatus:
         """Set up for frames as described; with an external trigger the camera waits for it from now on."""
+        one_frame_before = self.takes_one_frame
         self._trigger_info = value
+        if self.takes_one_frame != one_frame_before:
+            self._prepare_ctx = None  # what is measured of a frame moves from the events to the file, or back
         return super().prepare(value)
 
     async def describe(self) -> dict[str, DataKey]:
@@ -434,8 +443,8 @@ class PVCAMInstrument(StandardDetector):
             await asyncio.to_thread(self.driver.close_file)
 
     def destroy(self) -> None:
-        """Complete the file, for good. Blocks: not for an event loop's thread."""
-        self.driver.close_file()
+        """Complete the file and forget the camera. Blocks: not for an event loop's thread."""
+        self.driver.close()
 
     def _frame_signals(self) -> list[SignalR[Any]]:
         return [getattr(self, value) for value in FRAME_VALUES]
@@ -460,9 +469,13 @@ class PVCAMInstrument(StandardDetector):
             while True:
                 step = asyncio.ensure_future(anext(updates))
                 waited_for: set[asyncio.Future[Any]] = {step} if ended.done() else {step, ended}
-                await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+                limit = self.driver.frame_limit_s + _GRACE_S
+                done, _ = await asyncio.wait(waited_for, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
                     ended.result()
+                elif not done:
+                    reason = f"a call of the vendor's library, or the disk, has not returned within {limit:.3g} s"
+                    raise CameraFailed(self.driver.camera.name, "taking frames", reason)
                 yield await step
         except StopAsyncIteration:
             return

@@ -29,6 +29,7 @@ import devices.v4
 from coexistence import AcquireTimeout
 from devices.cameras import (
     AcquisitionStopped,
+    CameraFailed,
     CameraLost,
     CameraPool,
     CameraStalled,
@@ -213,7 +214,7 @@ def test_both_generations_have_the_same_face(engine, documents, make):
 @pytest.mark.parametrize(
     ("setting", "value", "allowed"),
     [
-        ("exposure", 0, "1 to"),
+        ("exposure", -1, "0 to"),
         ("exposure", 20_000, "exposure times between 0 and 10000"),
         ("exposure", 2.5, "a finite value of type int"),
         ("region", (0, 2048, 1, 0, 9, 1), "s2 up to 2047 and p2 up to 2047"),
@@ -560,3 +561,51 @@ async def test_v4_tells_subscribers_of_frames_and_settings(camera, tmp_path):
     await asyncio.to_thread(device.driver.write, "exposure", 7)
     assert await asyncio.wait_for(exposures.get(), 2) == 7
     pool.close()
+
+
+def test_v4_takes_several_frames_for_an_event(engine, documents, make):
+    device = make("v4", "camera")
+
+    def plan():
+        yield from bps.open_run()
+        yield from bps.prepare(device, TriggerInfo(collections_per_event=3), wait=True)
+        for _ in range(2):
+            yield from bps.trigger_and_read([device])
+        yield from bps.close_run()
+
+    engine(bpp.stage_wrapper(plan(), [device]))
+    keys = next(document for name, document in documents if name == "descriptor")["data_keys"]
+    assert keys["camera_image"]["shape"] == [3, 100, 200]
+    assert keys["camera_mean"]["shape"] == [3]
+    with h5py.File(image_file(documents)) as file:
+        assert len(file["entry/data/data"]) == 6
+
+
+def test_v4_flies_until_it_is_told_to_complete(engine, documents, make, wait_for):
+    device = make("v4", "camera")
+
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.prepare(device, TriggerInfo(number_of_events=0), wait=True)
+        yield from bps.kickoff(device, wait=True)
+        while device.driver.file.frames < 20:
+            yield from bps.sleep(0.05)
+        yield from bps.complete(device, wait=True)
+
+    engine(bpp.stage_wrapper(plan(), [device]))
+    assert device.driver.acquisition.finished.exception() is None
+    assert device.driver.acquisition.taken >= 20
+
+
+def test_v4_call_that_never_returns_is_told_and_does_not_keep_the_plan(engine, make, camera, monkeypatch):
+    device = make("v4", "camera", frame_timeout=0.1)
+    monkeypatch.setattr("devices.v4.pvcam._GRACE_S", 0.1)
+    monkeypatch.setattr("devices.cameras.driver._STOP_GRACE_S", 0.1)
+    returns = threading.Event()
+    monkeypatch.setattr(camera, "poll_frame", lambda **_: returns.wait(10))
+    with pytest.raises((CameraFailed, FailedStatus)) as caught:
+        engine(bps.trigger(device, wait=True))
+    assert "the vendor's library, or the disk, has not returned" in str(cause(caught.value))
+    returns.set()
+    with pytest.raises(TypeError):
+        device.driver.acquisition.finished.result(2)

@@ -111,7 +111,7 @@ def test_options_of_the_configuration_are_checked():
     with pytest.raises(OptionProblem) as caught:
         check_options(
             "PVCAMInstrument",
-            {"exposure": 0, "region": [0, 8, 2, 0, 9, 1], "trigger_mode": "SOFT", "session": "../x", "exposur": 1},
+            {"exposure": -1, "region": [0, 8, 2, 0, 9, 1], "trigger_mode": "SOFT", "session": "../x", "exposur": 1},
         )
     problems = dict(caught.value.problems)
     assert set(problems) == {"exposure", "region", "trigger_mode", "session", "exposur"}
