@@ -774,10 +774,10 @@ class Arbiter:
 
     def held_by(self, party: Party) -> Hold | None:
         """Return the hold that ``party`` has here, if any."""
-        for hold in holds_of(party):
-            if hold._arbiter is self:
-                return hold
-        return None
+        hold = _held.get(party)
+        while hold is not None and hold._arbiter is not self:
+            hold = hold._outer
+        return hold
 
     # The line
 

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -74,7 +74,7 @@ class ConnectionEvent:
 class _Exchange:
     """One question: what to send, how its answer looks."""
 
-    __slots__ = ("accept", "command", "ending", "repeatable", "timeout")
+    __slots__ = ("accept", "command", "ending", "mute", "repeatable", "timeout")
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class _Exchange:
         ending: Ending | None,
         accept: Accept | None = None,
         repeatable: bool = False,
+        mute: bool = False,
     ) -> None:
         if ending is not None and (not ending or (isinstance(ending, int) and ending < 0)):
             raise _wrong_ending(ending)
@@ -91,6 +92,7 @@ class _Exchange:
         self.ending = ending
         self.accept = accept
         self.repeatable = repeatable
+        self.mute = mute
 
 
 def _wrong_ending(ending: object) -> ConfigError:
@@ -303,6 +305,15 @@ class Job(Guard, Generic[T]):
         self._function = function
         self._operations = int(single)
         self.abandoned = False
+
+    def explained(self, error: BaseException) -> BaseException:
+        """Return why this job was not served: while the wire is disconnected, that, and not who waits ahead."""
+        channel = self._channel
+        if not isinstance(error, AcquireTimeout) or channel._connected:
+            return error
+        disconnected = channel._disconnected(self.owner)
+        disconnected.__cause__ = error
+        return disconnected
 
     def granted(self) -> None:
         """Have the worker run this job (called once, in this job's turn)."""
@@ -521,8 +532,12 @@ class Channel:
         return reply.data
 
     def write(self, command: bytes, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
-        """Send a command that has no reply; parameters and errors as :meth:`exchange`."""
-        self._run(owner, _Exchange(command, self.timeout if timeout is None else timeout, None), rank)
+        """Send a command that has no reply; parameters and errors as :meth:`exchange`.
+
+        With :attr:`Rank.URGENT` it goes out also while a late reply to somebody else may still come, for it takes none:
+        a stop is not held back by an instrument that was silent.
+        """
+        self._run(owner, _Exchange(command, self.timeout if timeout is None else timeout, None, mute=True), rank)
 
     def transact(
         self,
@@ -563,7 +578,7 @@ class Channel:
         if timeout is None:
             timeout = self.timeout
         exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
-        reply = await self._run_async(owner, exchange, rank)
+        reply = await self._exchange_on_worker(owner, exchange, rank)
         assert reply is not None
         return reply
 
@@ -582,7 +597,7 @@ class Channel:
         if timeout is None:
             timeout = self.timeout
         exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
-        reply = await self._run_async(owner, exchange, rank)
+        reply = await self._exchange_on_worker(owner, exchange, rank)
         assert reply is not None
         return reply.data
 
@@ -590,7 +605,8 @@ class Channel:
         self, command: bytes, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL
     ) -> None:
         """As :meth:`write`; on the worker and cancelled as :meth:`exchange_async`."""
-        await self._run_async(owner, _Exchange(command, self.timeout if timeout is None else timeout, None), rank)
+        exchange = _Exchange(command, self.timeout if timeout is None else timeout, None, mute=True)
+        await self._exchange_on_worker(owner, exchange, rank)
 
     async def transact_async(
         self,
@@ -631,29 +647,26 @@ class Channel:
             return error
         return self._disconnected(guard.owner)
 
-    async def _run_async(self, owner: str, exchange: _Exchange, rank: Rank) -> Reply | None:
-        return await self._on_worker(
-            owner,
-            exchange.timeout,
-            rank,
-            lambda guard: self._perform(guard, exchange, guard.deadline),
-            single=True,
-        )
+    def _exchange_on_worker(self, owner: str, exchange: _Exchange, rank: Rank) -> Coroutine[Any, Any, Reply | None]:
+        def perform(guard: Guard) -> Reply | None:
+            return self._perform(guard, exchange, guard.deadline)
 
-    async def _on_worker(
+        return self._on_worker(owner, exchange.timeout, rank, perform, single=True)
+
+    def _on_worker(
         self, owner: str, timeout: float, rank: Rank, function: Callable[[Guard], T], *, single: bool
-    ) -> T:
-        if self._arbiter.held_by(current_party()) is not None:
-            guard = Guard(self, owner, timeout, rank)
-            guard.deadline = guard._expires = perf_counter() + timeout
-            async with guard:
-                return await self.wire.serve_guard(guard, function)
-        try:
-            return await self.wire.serve(Job(self, owner, timeout, rank, function, single=single))
-        except AcquireTimeout as error:
-            if self._connected:
-                raise
-            raise self._disconnected(owner) from error
+    ) -> Coroutine[Any, Any, T]:
+        """Return what to await for ``function(guard)`` to be run on the worker, in a hold of its own or the task's."""
+        party = current_party()
+        if self._arbiter.held_by(party) is not None:
+            return self._within_hold(owner, timeout, rank, function)
+        return self.wire.serve(Job(self, owner, timeout, rank, function, single=single), party)
+
+    async def _within_hold(self, owner: str, timeout: float, rank: Rank, function: Callable[[Guard], T]) -> T:
+        guard = Guard(self, owner, timeout, rank)
+        guard.deadline = guard._expires = perf_counter() + timeout
+        async with guard:
+            return await self.wire.serve_guard(guard, function)
 
     # Lines nobody asked for
 
@@ -1085,7 +1098,7 @@ class Channel:
         overdue = perf_counter() if asked_at is None else asked_at + exchange.timeout
         self._ready = self._out = False
         self._asked = None
-        self._suspect = Suspect(
+        suspect = Suspect(
             exchange.command,
             guard.owner,
             self.terminator if exchange.ending is None else exchange.ending,
@@ -1093,6 +1106,7 @@ class Channel:
             overdue + limit * replies,  # an instrument answers one after the other
             replies,
         )
+        self._suspect = suspect if self._suspect is None else self._suspect.joined_by(suspect)
 
     def _abandon(self, guard: Guard) -> None:
         """Note that nobody will read what ``guard`` asked, unless that is being read just now."""
@@ -1117,7 +1131,9 @@ class Channel:
             self._doubt()
             try:
                 suspect = self._suspect
-                spared = suspect is not None and suspect.spares(exchange.accept)
+                spared = suspect is not None and (
+                    suspect.spares(exchange.accept) or (exchange.mute and guard.rank is Rank.URGENT)
+                )
                 if suspect is not None and not spared:
                     self._resynchronise(guard, exchange, suspect, deadline)
                 if self._in_steps:

@@ -63,6 +63,23 @@ class Suspect:
     replies: int = 1
     examples: tuple[bytes, ...] = ()
 
+    def joined_by(self, later: Suspect) -> Suspect:
+        """Return what both may still bring in, where an exchange that was let through stayed without reply, too."""
+        first, second = self.accept, later.accept
+
+        def either(reply: bytes) -> bool:
+            return first is None or second is None or first(reply) or second(reply)
+
+        return Suspect(
+            later.question,
+            later.owner,
+            later.ending,
+            either,
+            max(self.until, later.until),
+            self.replies + later.replies,
+            self.examples + later.examples if self.examples and later.examples else (),
+        )
+
     def spares(self, accept: Accept | None) -> bool:
         """Whether an exchange may go on meanwhile: its ``accept`` tells these replies from its own."""
         return accept is not None and bool(self.examples) and not any(map(accept, self.examples))

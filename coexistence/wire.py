@@ -12,8 +12,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from coexistence.arbiter import Arbiter, Mailbox, current_party, forget_wait
-from coexistence.errors import WireClosed
+from coexistence.arbiter import Arbiter, Mailbox, Party, forget_wait
+from coexistence.errors import AcquireTimeout, WireClosed
 from coexistence.wire_statistics import LogEntry, StatisticsCollector, WireStatistics
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class Wire:
 
     # Serving the event loops
 
-    async def serve(self, job: Job[T]) -> T:
-        """Run a job on the worker, in its turn, and return its result.
+    async def serve(self, job: Job[T], party: Party) -> T:
+        """Run a job on the worker, in its turn, and return its result; ``party`` is the task that asks.
 
         Cancellation: a job still in line is withdrawn and nothing is sent; one that has begun ends on the wire by
         itself, so that no reply is left over, and its result is dropped.
@@ -131,13 +131,14 @@ class Wire:
         if self.closed:
             raise WireClosed(self.name, job.owner)
         loop = asyncio.get_running_loop()
-        party = current_party()
         arbiter = self.arbiter
         mailbox = job.mailbox = arbiter.mailbox(loop)
         future = job.future = loop.create_future()
-        arbiter.submit(job, self.worker.thread, job.granted, mailbox, party)
         try:
+            arbiter.submit(job, self.worker.thread, job.granted, mailbox, party)
             outcome: tuple[T, BaseException | None] | None = await future
+        except AcquireTimeout as refusal:
+            raise job.explained(refusal) from None
         except asyncio.CancelledError:
             job.abandoned = True
             arbiter.withdraw(job)
@@ -145,7 +146,7 @@ class Wire:
         finally:
             forget_wait(party, job)
         if outcome is None:
-            raise arbiter.unserved(job)
+            raise job.explained(arbiter.unserved(job))
         value, error = outcome
         if error is not None:
             raise error

@@ -11,7 +11,7 @@ from coexistence import Adoption, ConfigError, LeaseRules, SerialPortPool, Share
 
 
 @pytest.fixture
-def pool():
+def pool(no_descriptor_left_behind):
     pool = SerialPortPool()
     yield pool
     pool.close()
