@@ -7,6 +7,7 @@
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+HOURS ?= 0
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
@@ -18,7 +19,7 @@ help:
 	@echo "make shell   an IPython session on simulated instruments"
 	@echo "make test    the test suite"
 	@echo "make lint    ruff, mypy and the import contracts"
-	@echo "make soak    the long-running proofs, too long for the suite"
+	@echo "make soak    the long-running proofs, too long for the suite; HOURS=8 repeats them for a night"
 	@echo "make bench   the benchmarks"
 	@echo "make clean   remove the virtual environment and every cache"
 
@@ -58,7 +59,7 @@ lint: $(DEVELOPMENT)
 	$(BIN)/lint-imports
 
 soak: $(DEVELOPMENT)
-	$(BIN)/python -m pytest -m soak --timeout 3600 $(ARGS)
+	$(BIN)/python tests/soak/run.py --hours $(HOURS) $(ARGS)
 
 bench: $(DEVELOPMENT)
 	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python "$$benchmark" $(ARGS) || exit 1; done

@@ -1,0 +1,6 @@
+"""The soak uses the proofs of the suite, at full length."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "coexistence"))
