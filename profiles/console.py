@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.table import Table
 
 
 def say(console: Console, text: str) -> None:
     """Print plain text as it is: no line breaks of rich's own, no markup in names of files or devices."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_table(console: Console, table: Table) -> None:
+    """Print a table as wide as it needs to be: a port or an error that is cut short cannot be copied."""
+    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.print(table, markup=False, highlight=False, width=max(console.width, needed), crop=False)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from coexistence.config import DualConfig
 from profiles.configuration import load_configuration
-from profiles.console import say
+from profiles.console import say, say_table
 from profiles.instruments import line_settings
 from profiles.simulation import SimulatedBench
 
@@ -98,9 +98,7 @@ def _print_table(instruments: list[dict[str, Any]]) -> None:
         name = facts["id"] + (f"\naddress {facts['address']}" if "address" in facts else "")
         line = f"\n{_line(facts['line'])}" if "line" in facts else ""
         table.add_row(name, facts["type"] + line, f"{facts['port']}\n{facts['resource']}")
-    # A port that is broken into lines cannot be copied.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=1000)).maximum)
-    console.print(table, markup=False, highlight=False)
+    say_table(console, table)
     say(console, "Other programs can use them now. Ctrl-C ends it.")
     console.file.flush()
 
