@@ -914,7 +914,7 @@ class Channel:
             try:
                 lines = transport.take_lines(self.terminator)
                 if lines:
-                    self._route(lines)
+                    self._sort_out(lines)
                 if perf_counter() >= deadline:
                     if resent:
                         raise self._unanswered(guard, exchange)
@@ -1004,7 +1004,7 @@ class Channel:
                 return None
             if accept is None or accept(data):
                 return Reply(data, time.time())
-            self._route([data])
+            self._sort_out([data])
             if perf_counter() >= deadline:
                 return None
 
@@ -1067,6 +1067,18 @@ class Channel:
                     listener(line, now)
                 except Exception:
                     logger.exception("a stray-line listener of %s failed", self.name)
+
+    def _sort_out(self, lines: list[bytes]) -> None:
+        """Route lines that came while an exchange was let through although a late reply may still come."""
+        for line in lines:
+            suspect = self._suspect
+            if suspect is None or suspect.ending != self.terminator or not suspect.may_be(line):
+                self._route([line])
+                continue
+            self._route([line], "late")
+            suspect.replies -= 1
+            if suspect.replies <= 0:
+                self._suspect = None
 
     def _check(self, guard: Guard) -> None:
         """After an interruption: raise if the wire was closed or the hold ended, else it was not meant for us."""
@@ -1202,7 +1214,7 @@ class Channel:
                 continue
             if line is None:
                 continue
-            if suspect.accept is not None and not suspect.accept(line):
+            if not suspect.may_be(line):
                 self._route([line])
                 continue
             self._route([line], "late")

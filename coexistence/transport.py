@@ -63,12 +63,15 @@ class Suspect:
     replies: int = 1
     examples: tuple[bytes, ...] = ()
 
+    def may_be(self, reply: bytes) -> bool:
+        """Whether this can be a late reply to the question."""
+        return self.accept is None or self.accept(reply)
+
     def joined_by(self, later: Suspect) -> Suspect:
         """Return what both may still bring in, where an exchange that was let through stayed without reply, too."""
-        first, second = self.accept, later.accept
 
         def either(reply: bytes) -> bool:
-            return first is None or second is None or first(reply) or second(reply)
+            return self.may_be(reply) or later.may_be(reply)
 
         return Suspect(
             later.question,

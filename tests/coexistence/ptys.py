@@ -63,6 +63,7 @@ class Instrument:
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
         self._descriptor = -1
+        self._watched = -1
         self._pending: deque[bytes] = deque()
         self._free_at = 0.0
         self._thread: threading.Thread | None = None
@@ -110,7 +111,7 @@ class Instrument:
         buffer = b""
         while not self._stopping:
             timeout = max(self._free_at - time.perf_counter(), 0.0) if self._pending else None
-            descriptor = self._descriptor
+            descriptor = self._watched = self._descriptor
             if descriptor < 0:
                 buffer = b""
                 self._pending.clear()
@@ -230,10 +231,17 @@ class PtyInstrument(Instrument):
             master, self._descriptor = self._descriptor, -1
             slave, self._slave = self._slave, -1
             if master >= 0:
+                self._let_go_of(master)
                 with contextlib.suppress(OSError, AttributeError):
                     fcntl.ioctl(slave, termios.TIOCNXCL)
                 os.close(slave)
                 os.close(master)
+
+    def _let_go_of(self, master: int) -> None:
+        """A pty lives until nobody waits for it any more."""
+        self.wake()
+        while self._watched == master and self._thread is not None and self._thread.is_alive():
+            time.sleep(0.0005)
 
     @property
     def left_over(self) -> int:

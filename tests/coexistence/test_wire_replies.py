@@ -9,7 +9,7 @@ from people import Person
 from proofs import crossed_replies, late_replies
 from ptys import echo, instrument_and_port, unread
 
-from coexistence import CommandTimeout, GuardRevoked
+from coexistence import CommandTimeout, GuardRevoked, Rank
 
 
 def test_threads_and_tasks_with_deadlines_and_cancellations_get_their_own_answers():
@@ -265,8 +265,6 @@ def test_exchange_beyond_max_hold_is_broken_off_when_others_wait():
 
 
 def test_urgent_waits_for_the_exchange_in_progress_and_no_longer(wait_for):
-    from coexistence import Rank
-
     with instrument_and_port(delay=0.03) as (instrument, port):
         others = [
             Person(lambda number=number: port.query(b"Q%d?\n" % number, owner=f"{number}", timeout=5.0))
@@ -295,4 +293,36 @@ def test_question_whose_time_ran_out_before_it_was_repeated_still_expects_its_re
             port.query(b"Qslow?\n", owner="slow", timeout=0.1, repeatable=True)
         assert caught.value.sent
         assert port.query(b"Qnext?\n", owner="next", timeout=3.0) == b"Anext"
+        assert port.stats.late_replies == 1
+
+
+def test_urgent_command_without_reply_passes_a_silent_instrument():
+    with instrument_and_port(port={"late_reply_limit": 5.0}) as (instrument, port):
+        instrument.silent = True
+        with pytest.raises(CommandTimeout):
+            port.query(b"Qlost?\n", owner="stage", timeout=0.02)
+        started = time.perf_counter()
+        port.write(b"STOP\n", owner="stage", rank=Rank.URGENT, timeout=1.0)
+        assert time.perf_counter() - started < 0.2
+        with pytest.raises(CommandTimeout, match="may still come"):
+            port.query(b"Qnext?\n", owner="stage", timeout=0.05)
+        assert instrument.received == [b"Qlost?", b"STOP"]
+
+
+def test_late_reply_that_an_urgent_command_met_is_waited_for_no_longer(wait_for):
+    with instrument_and_port(port={"late_reply_limit": 30.0}, delay=0.1) as (instrument, port):
+        with pytest.raises(CommandTimeout):
+            port.query(b"Qslow?\n", owner="stage", timeout=0.02)
+        wait_for(lambda: instrument.left_over)
+        port.write(b"STOP\n", owner="stage", rank=Rank.URGENT)
+        assert port.query(b"Qnext?\n", owner="stage", timeout=2.0) == b"Anext"
+        assert [entry.outcome for entry in port.log] == ["timeout", "late", "ok", "ok"]
+
+
+def test_late_reply_after_an_urgent_command_is_still_kept_from_the_next():
+    with instrument_and_port(delay=lambda command: 0.15 if command == b"Qslow?" else 0.0) as (_, port):
+        with pytest.raises(CommandTimeout):
+            port.query(b"Qslow?\n", owner="stage", timeout=0.05)
+        port.write(b"STOP\n", owner="stage", rank=Rank.URGENT)
+        assert port.query(b"Qnext?\n", owner="meter", timeout=2.0) == b"Anext"
         assert port.stats.late_replies == 1
