@@ -65,13 +65,13 @@ def main() -> None:
 
 def readings(meters: dict[str, Any], port: SharedSerialPort, bare: int, rounds: int) -> dict[str, Any]:
     """Time one reading of each generation beside a bare client's, on lines of their own, in turn."""
-    beyond: dict[str, list[float]] = {generation: [] for generation in meters}
+    beyond: dict[str, list[float]] = {name: [] for name in ("v2", "v2, its driver alone", "v4")}
 
-    def measured(generation: str, read: Callable[[], float]) -> Callable[[], float]:
+    def measured(name: str, read: Callable[[], float]) -> Callable[[], float]:
         def measure() -> float:
             known = len(port.log)
             took = read()
-            beyond[generation].append(took - sum(entry.duration for entry in port.log[known:]))
+            beyond[name].append(took - sum(entry.duration for entry in port.log[known:]))
             return took
 
         return measure
@@ -81,12 +81,12 @@ def readings(meters: dict[str, Any], port: SharedSerialPort, bare: int, rounds: 
         {
             "bare": lambda: _bare_reading(bare),
             "v2": measured("v2", lambda: _v2_reading(meters["v2"])),
+            "v2, its driver alone": measured("v2, its driver alone", lambda: _driver_reading(meters["v2"].driver)),
             "v4": measured("v4", lambda: call_in_bluesky_event_loop(_v4_reading(meters["v4"]))),
         },
     )
     over_bare = {
-        generation: [ours - theirs for ours, theirs in zip(times[generation], times["bare"], strict=True)]
-        for generation in meters
+        name: [ours - theirs for ours, theirs in zip(times[name], times["bare"], strict=True)] for name in beyond
     }
     return {
         "ms": {name: summary(values, 1e-3) for name, values in times.items()},
@@ -201,6 +201,12 @@ def _v2_reading(meter: Any) -> float:
     started = time.perf_counter()
     meter.trigger().wait()
     meter.read()
+    return time.perf_counter() - started
+
+
+def _driver_reading(driver: Any) -> float:
+    started = time.perf_counter()
+    driver.read("power")
     return time.perf_counter() - started
 
 

@@ -103,7 +103,7 @@ def test_help_comes_within_half_a_second(tandem):
     began = time.monotonic()
     done = finished(tandem("--help"))
     assert time.monotonic() - began < 0.5
-    for command in ("demo", "shell", "run", "runs", "config", "catalog"):
+    for command in ("demo", "shell", "run", "runs", "config", "catalog", "simulate", "validate"):
         assert command in done.stdout
 
 
