@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RUNTIME := $(VENV)/.installed-runtime
 DEVELOPMENT := $(VENV)/.installed-development
+BENCHMARKS := $(VENV)/.installed-benchmarks
 
 help:
 	@echo "make demo    the whole idea on simulated instruments: a scan with both generations, then its query"
@@ -42,6 +43,11 @@ $(DEVELOPMENT): pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) install --editable ".[dev]" --constraint constraints.txt
 	@touch $(RUNTIME) $@
 
+$(BENCHMARKS): $(DEVELOPMENT)
+	@echo "Installing the peers that the benchmarks measure beside it ..."
+	@$(PIP) install --editable ".[dev,benchmarks]" --constraint constraints.txt
+	@touch $@
+
 demo: $(RUNTIME)
 	@$(BIN)/tandem demo $(ARGS)
 
@@ -49,7 +55,7 @@ shell: $(RUNTIME)
 	@$(BIN)/tandem shell --simulate $(ARGS)
 
 test: $(DEVELOPMENT)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
@@ -61,7 +67,7 @@ lint: $(DEVELOPMENT)
 soak: $(DEVELOPMENT)
 	$(BIN)/python tests/soak/run.py --hours $(HOURS) $(ARGS)
 
-bench: $(DEVELOPMENT)
+bench: $(BENCHMARKS)
 	@for benchmark in wires visa devices camera; do echo "== $$benchmark"; $(BIN)/python -m benchmarks.$$benchmark $(ARGS) || exit 1; done
 
 clean:

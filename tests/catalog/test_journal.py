@@ -373,12 +373,8 @@ def test_images_in_events_are_recorded_exactly(RE, journal, data_dir):
 
 def test_recording_imports_no_tiled_and_little_else():
     script = (
-        "import numpy, sys, time; before = time.perf_counter(); import catalog.journal;"
-        "print(time.perf_counter() - before, [m for m in ('tiled', 'httpx', 'bluesky', 'pandas') if m in sys.modules])"
+        "import sys, catalog.journal;"
+        "print([module for module in ('tiled', 'httpx', 'bluesky', 'pandas') if module in sys.modules])"
     )
-    best, modules = min(
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split(" ", 1)
-        for _ in range(3)
-    )
-    assert modules.strip() == "[]"
-    assert float(best) < 0.05
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -14,6 +14,8 @@ pytestmark = pytest.mark.timeout(120)
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
 
+LEAVING_S = 10  # a prompt is left in under 3 s; a busy machine may take longer
+
 
 class Shell:
     """Types at a prompt and reads what it answers."""
@@ -67,7 +69,7 @@ def test_a_prompt_has_the_sessions_names_for_both_generations(shell: Shell):
     assert "'power_v4_power': {'value':" in shell.type("await power_v4.read()")
     assert "'success'" in shell.type("RE(malus([power_v2, power_v4], polarizer, num=4)).exit_status")
     assert "<BlueskyRun" in shell.type("catalog[-1]")
-    assert shell.leave() < 3
+    assert shell.leave() < LEAVING_S
     assert shell.process.exitstatus == 0
 
 
@@ -82,5 +84,5 @@ def test_ctrl_c_at_the_prompt_pauses_and_leaving_aborts(shell: Shell):
     shell._number += 1
     assert "RE.resume()" in shell._until_prompt()
     assert "'paused'" in shell.type("str(RE.state)")
-    assert shell.leave() < 3
+    assert shell.leave() < LEAVING_S
     assert shell.process.exitstatus == 0
