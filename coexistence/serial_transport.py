@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
@@ -233,6 +234,7 @@ class PyserialTransport(StreamTransport):
         super().__init__(path)
         self._settings = settings
         self._serial: Any = None
+        self._is_local = _URL.match(path) is None
         self._woken = threading.Event()
 
     def open(self) -> None:
@@ -241,7 +243,7 @@ class PyserialTransport(StreamTransport):
         try:
             with opening_hardware():
                 self._serial = serial.serial_for_url(
-                    device_path(self.name), **self._settings.for_pyserial(), timeout=_SLICE_S, write_timeout=_SLICE_S
+                    device_path(self.name), **self._settings.for_pyserial(), timeout=_SLICE_S
                 )
         except OSError as error:
             if isinstance(error, PermissionError) or "PermissionError" in str(error):
@@ -258,7 +260,8 @@ class PyserialTransport(StreamTransport):
 
     def send(self, data: bytes, deadline: float) -> int:
         try:
-            self._serial.write_timeout = max(deadline - perf_counter(), 0.001)
+            if self._is_local:  # RFC 2217 knows no such thing: the network's own time limit holds
+                self._serial.write_timeout = max(deadline - perf_counter(), 0.001)
             return self._serial.write(data) or len(data)
         except serial.SerialTimeoutException:
             return 0
@@ -270,12 +273,17 @@ class PyserialTransport(StreamTransport):
                 raise Interrupted
             waiting = self._serial.in_waiting
             if waiting:
-                return bytes(self._serial.read(waiting))
+                chunk = self._serial.read(waiting)
+                if not chunk:
+                    raise ConnectionResetError("the other side closed the connection")
+                return bytes(chunk)
             remaining = deadline - perf_counter() if deadline else 0.0
             if remaining <= 0.0:
                 return b""
-            self._serial.timeout = min(remaining, _SLICE_S)
-            chunk = self._serial.read(1)
+            if remaining < _SLICE_S:
+                time.sleep(min(remaining, 0.001))
+                continue
+            chunk = self._serial.read(1)  # its timeout stays: to change it means to set up the line anew
             if chunk:
                 return bytes(chunk)
 
