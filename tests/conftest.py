@@ -1,9 +1,11 @@
 """Fixtures for every test: nothing may be left behind, and the event loop's largest gap can be measured."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -54,6 +56,35 @@ def no_thread_left_behind() -> Iterator[None]:
     yield
     left = _wait_until_empty(lambda: list(_threads_since(before)))
     assert not left, f"threads left behind: {left}"
+
+
+def _run_engine_loops() -> dict[asyncio.AbstractEventLoop, threading.Thread]:
+    run_engine = sys.modules.get("bluesky.run_engine")
+    return {} if run_engine is None else dict(run_engine._ensure_event_loop_running.loop_to_thread)
+
+
+async def _cancel_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+def run_engines_end_with_their_test() -> Iterator[None]:
+    """End the event loops of RunEngines made in a test: bluesky never does, and hundreds use up the descriptors."""
+    before = _run_engine_loops()
+    yield
+    for loop, thread in _run_engine_loops().items():
+        if loop in before or not loop.is_running():
+            continue
+        for step in (_cancel_tasks, loop.shutdown_default_executor):
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(step(), loop).result(SETTLING_TIME_S)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(SETTLING_TIME_S)
+        if not thread.is_alive():
+            loop.close()
 
 
 @pytest.fixture

@@ -110,7 +110,3 @@ def keeps_loop_alive(engine: RunEngine, loop_gap: Any) -> Callable[[Callable[[],
         raise AssertionError(f"the loop stood still for {gaps} s")
 
     return check
-
-
-def events(documents: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [document for name, document in documents if name == "event"]

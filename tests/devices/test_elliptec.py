@@ -8,7 +8,7 @@ import bluesky.plans as bp
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus, RunEngineInterrupted
-from conftest import events
+from documents import events
 from ophyd.utils.errors import LimitError
 from ophyd_async.core import NotConnectedError
 
@@ -377,7 +377,7 @@ def test_settings_are_read_and_written(bench, engine, documents, rotator, genera
     engine(bps.mv(device.jog_step, 5.0))
 
 
-def test_address_nobody_answers_at_is_an_error_with_port_and_device(bench, connection):
+def test_address_nobody_answers_at_is_an_error_with_port_and_device(engine, bench, connection):
     device = devices.v4.Elliptec(connection("bus", "rotator"), name="rotator", address="7")
     with pytest.raises(NotConnectedError, match=r"rotator on .*bus: no complete reply to b'7in'"):
         call_in_bluesky_event_loop(device.connect(timeout=3))

@@ -7,7 +7,7 @@ import bluesky.plans as bp
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
-from conftest import events
+from documents import events
 
 import devices.v2
 import devices.v4

@@ -8,7 +8,7 @@ import bluesky.plans as bp
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
-from conftest import events
+from documents import events
 from ophyd_async.core import NotConnectedError, set_mock_value
 
 import devices.v2

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
-from conftest import events
+from documents import events
 from ophyd_async.core import (
     DetectorTrigger,
     NotConnectedError,

@@ -7,8 +7,8 @@ import bluesky.plans as bp
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
-from conftest import events
 from conversation_table import flood, hold
+from documents import events
 from hypothesis import given
 from hypothesis import strategies as st
 

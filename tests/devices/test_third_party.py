@@ -4,7 +4,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
-from conftest import events
+from documents import events
 from ophyd_async.core import YamlSettingsProvider
 from ophyd_async.plan_stubs import apply_settings, apply_settings_if_different, retrieve_settings, store_settings
 from pymeasure.adapters import SerialAdapter

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bluesky.magics import BlueskyMagics
 from bluesky.utils import FailedStatus
-from conftest import events
+from documents import events
 from IPython.core.interactiveshell import InteractiveShell
 from ophyd.utils.errors import LimitError
 
