@@ -52,15 +52,18 @@ class Answered:
 
 @dataclass(frozen=True)
 class Timing:
-    """How long readings took, in s from asking to the value; `wire_median_s` is the part on the wire."""
+    """How long readings took, in s from asking to the value; `wire_median_s` is the part on the wire.
+
+    Times are those of readings that did not fail; None when all did.
+    """
 
     reading: str
     count: int
     failed: int
-    median_s: float
-    shortest_s: float
-    longest_s: float
-    wire_median_s: float
+    median_s: float | None
+    shortest_s: float | None
+    longest_s: float | None
+    wire_median_s: float | None
 
 
 @dataclass
@@ -293,7 +296,9 @@ def _ask_all(script: Iterator[Question], ask: Callable[[Question], Answered], re
 
 
 def _time_readings(question: Question, ask: Callable[[Question], Answered], first: Answered, readings: int) -> Timing:
-    times, wire_times, failed = [], [], 0
+    times: list[float] = []
+    wire_times: list[float] = []
+    failed = 0
     for _ in range(readings):
         began = time.perf_counter()
         answer = ask(question)
@@ -304,15 +309,14 @@ def _time_readings(question: Question, ask: Callable[[Question], Answered], firs
             wire_times.append(answer.duration_s)
         else:
             failed += 1
-    times = times or [float("nan")]
     return Timing(
         question.name,
         readings,
         failed,
-        statistics.median(times),
-        min(times),
-        max(times),
-        statistics.median(wire_times or [float("nan")]),
+        statistics.median(times) if times else None,
+        min(times, default=None),
+        max(times, default=None),
+        statistics.median(wire_times) if wire_times else None,
     )
 
 
@@ -341,7 +345,7 @@ def _conclude(question: Question) -> Any:
 def _differences(report: Validated, reference: Validated, line: Line | None) -> list[Difference]:
     theirs = {answer.name: answer for answer in reference.answers}
     differences = [
-        Difference(answer.name, "answer", answer.error or "ok", theirs[answer.name].error or "ok")
+        Difference(answer.name, "answer", answer.outcome, theirs[answer.name].outcome)
         for answer in report.answers
         if answer.name in theirs and answer.outcome != theirs[answer.name].outcome
     ]
@@ -398,7 +402,8 @@ def _reading_of(report: Validated) -> str:
         return ""
     reading = next(answer for answer in report.answers if answer.name == timing.reading)
     value = f"{reading.value:.6g}" if isinstance(reading.value, float) else str(reading.value)
-    return f"{timing.reading} {value} {reading.units or ''} in {timing.median_s * 1e3:.1f} ms"
+    took = "" if timing.median_s is None else f"in {timing.median_s * 1e3:.1f} ms"
+    return " ".join(filter(None, (timing.reading, value, reading.units, took)))
 
 
 def _waiting_errors(report: Validated) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 from coexistence.config import DualConfig
 from coexistence.wire_statistics import LogEntry
 from devices.protocols.conversation import Ask, Say
+from profiles import validate as validate_module
 from profiles.acceptance import ChangesTheInstrument, only_questions
 from profiles.reply_comparison import Line, compare_exchanges, compare_units, shape_of
 from profiles.validate import Validated, validate
@@ -181,6 +182,29 @@ def test_a_line_that_is_faster_than_configured_is_told():
         )
     told = [str(difference) for difference in found.differences]
     assert any("its bytes take at 9600 baud" in text for text in told), told
+
+
+def test_readings_that_fail_are_counted(monkeypatch: pytest.MonkeyPatch):
+    with SimulatorProcess(build_spec([wire("meter", default_instrument("Newport1830C"))])) as real:
+        config = bench(
+            {"id": "power", "type": "Newport1830C", "serial_port": real.ports["meter"], "timeout": 0.2},
+        )
+        answered = validate_module._answered
+
+        def silent_after_the_first_reading(question: Any, hold: Any) -> Any:
+            answer = answered(question, hold)
+            if question.purpose == "reading":
+                real.fault("meter", "silence", count=None)
+            elif question.purpose == "setting":
+                real.clear_faults()
+            return answer
+
+        monkeypatch.setattr(validate_module, "_answered", silent_after_the_first_reading)
+        (found,) = validate(config, readings=2)
+    assert found.timing is not None
+    assert (found.timing.count, found.timing.failed, found.timing.median_s) == (2, 2, None)
+    assert "power: 2 of 2 readings failed" in found.problems
+    json.dumps(found.as_json(), allow_nan=False, default=str)
 
 
 def test_what_is_no_question_is_not_sent():
