@@ -51,11 +51,11 @@ def strike_acquisitions() -> None:
 
     other = Person(take_turns)
     try:
-        undone = signals_at_random_moments(deed, check, strikes=150)
+        undone = signals_at_random_moments(deed, check, strikes=80)
     finally:
         stop.set()
         other.result()
-    assert len(undone) <= 150 * MOST_UNDONE
+    assert len(undone) <= 80 * MOST_UNDONE
     assert arbiter.holder is None
     assert not len(arbiter)
 
@@ -79,7 +79,7 @@ def strike_exchanges(kind: str) -> None:
             assert threading.current_thread() not in _held
             Person(ask, "other").result()
 
-        assert signals_at_random_moments(deeds[kind], check, strikes=150) == []
+        assert signals_at_random_moments(deeds[kind], check, strikes=80) == []
         assert unread(instrument, port) == b""
 
 
@@ -108,8 +108,8 @@ def strike_guards() -> None:
             if left:
                 raise Undone
 
-        undone = signals_at_random_moments(lambda: ask("main"), check, strikes=150)
-        assert len(undone) <= 150 * MOST_UNDONE
+        undone = signals_at_random_moments(lambda: ask("main"), check, strikes=80)
+        assert len(undone) <= 80 * MOST_UNDONE
         assert unread(instrument, port) == b""
 
 
