@@ -273,6 +273,7 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         for stream, rows in self._internal_data_cache.items():
             if rows:
                 self._even_out(stream, rows)
+                _make_numbers_alike(rows)
                 self._write_internal_data(rows, desc_node=self._desc_nodes[stream])
                 rows.clear()
         while self._external_data_cache:
@@ -375,6 +376,20 @@ def _as_numbers(value: Any) -> Any:
     if isinstance(value, list):
         return [_as_numbers(item) for item in value]
     return _as_number(value)
+
+
+def _make_numbers_alike(rows: list[dict[str, Any]]) -> None:
+    """Make columns of whole numbers and fractions all fractions, or text where a fraction could not keep a number.
+
+    Arrow would do the same, but refuses whole numbers above 2**53 beside fractions.
+    """
+    for key in {key for row in rows for key in row}:
+        if not {int, float} <= {type(row.get(key)) for row in rows}:
+            continue
+        numbers = [row for row in rows if type(row.get(key)) in (int, float)]
+        exact = all(isinstance(_as_number(row[key]), float) for row in numbers)
+        for row in numbers:
+            row[key] = _as_number(row[key]) if exact else str(row[key])
 
 
 def _fits(value: pyarrow.DataType, column: pyarrow.DataType) -> bool:

@@ -139,6 +139,25 @@ def test_values_that_change_their_type_arrive_all_the_same(RE, served):
     assert compare_run(served.directory.root, run) == []
 
 
+def of_values(values: list) -> SynSignal:
+    """A signal that reads one value after the other; the first is asked for once more when it is made."""
+    readings = iter([values[0], *values])
+    return SynSignal(name="number", func=lambda: next(readings))
+
+
+@pytest.mark.parametrize("values", [[0, 0.5, 2**60], [2**60, 0.5, 0]])
+def test_large_whole_numbers_beside_fractions_arrive_in_one_batch(RE, served, values):
+    uid = record(RE, served, count([of_values(values)], len(values)))
+    run = served.catalog()[uid]
+    assert run["primary"].read()["number"].values.tolist() == values
+    assert compare_run(served.directory.root, run) == []
+
+
+def test_whole_numbers_that_no_fraction_keeps_arrive_as_text(RE, served):
+    uid = record(RE, served, count([of_values([0.5, 2**60 + 1])], 2))
+    assert served.catalog()[uid]["primary"].read()["number"].values.tolist() == ["0.5", str(2**60 + 1)]
+
+
 def test_arrays_images_and_text_come_back(RE, served):
     image = SynSignal(name="image", func=lambda: np.arange(1200, dtype="u2").reshape(40, 30))
     wave = SynSignal(name="wave", func=lambda: np.array([1.5, np.nan, -np.inf]))
