@@ -1011,6 +1011,7 @@ class Arbiter:
             return
         if root._state is RELEASING:
             root._state = ENDED
+            self._note(root)
         if self._slot.get(None) is root:
             _unlink(root)
             self._vacate(root)
@@ -1019,6 +1020,7 @@ class Arbiter:
         """Revoke a hold, unless its party is just ending it itself (mutex held)."""
         if hold._state is not RELEASING and not (hold._state is HELD and _claim_end(hold)):
             return False
+        self._note(hold)
         hold._reason = reason
         hold._state = REVOKED
         if self._on_revoked is not None:

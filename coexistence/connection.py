@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -56,10 +57,15 @@ class Connection:
     @property
     def wire(self) -> Channel:
         """The opened channel; opened by this if it was not."""
-        if self._channel is None or (self._source is not None and self._channel.wire.closed):
+        if not self._is_open:
             self.open()
         assert self._channel is not None
         return self._channel
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether there is a wire to use; one that was given opened is used as it is."""
+        return self._channel is not None and (self._source is None or not self._channel.wire.closed)
 
     def open(self) -> None:
         """Open the wire if it is not open.
@@ -70,7 +76,7 @@ class Connection:
             As :class:`SharedSerialPort` does.
         """
         with self._opening:
-            if self._source is not None and (self._channel is None or self._channel.wire.closed):
+            if self._source is not None and not self._is_open:
                 self._channel = self._source()
 
     def exchange(
@@ -130,6 +136,8 @@ class Connection:
         repeatable: bool = False,
     ) -> Reply:
         """As :meth:`exchange`; cancelled as :meth:`Channel.exchange_async`."""
+        if not self._is_open:
+            await asyncio.to_thread(self.open)
         return await self.wire.exchange_async(
             command,
             owner=self.owner,
@@ -158,6 +166,8 @@ class Connection:
 
     async def write_async(self, command: bytes, *, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
         """As :meth:`write`; cancelled as :meth:`Channel.exchange_async`."""
+        if not self._is_open:
+            await asyncio.to_thread(self.open)
         await self.wire.write_async(
             command, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
         )
@@ -166,6 +176,8 @@ class Connection:
         self, function: Callable[[Guard], T], *, timeout: float | None = None, rank: Rank = Rank.NORMAL
     ) -> T:
         """As :meth:`transact`, on the wire's worker; cancelled as :meth:`Channel.transact_async`."""
+        if not self._is_open:
+            await asyncio.to_thread(self.open)
         return await self.wire.transact_async(
             function, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
         )
@@ -178,6 +190,8 @@ class Connection:
 
     async def collect_strays_async(self, *, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> int:
         """As :meth:`collect_strays`, on the wire's worker; cancelled as :meth:`Channel.collect_strays_async`."""
+        if not self._is_open:
+            await asyncio.to_thread(self.open)
         return await self.wire.collect_strays_async(
             owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
         )

@@ -9,7 +9,7 @@ from math import frexp
 from typing import Any, NamedTuple
 
 _STEPS = 16
-"""Buckets for each factor of two: quantiles are right to about 3 %."""
+"""Buckets for each factor of two: quantiles are at most 6 % too high."""
 
 _LOWEST_EXPONENT = -24
 """2**-24 s = 60 ns: nothing shorter is told apart."""

@@ -21,10 +21,13 @@ from coexistence import (
     Arbiter,
     CommandTimeout,
     DeadlockDetected,
+    GuardRevoked,
+    Hold,
+    Rank,
     SharedSerialPort,
     WireDisconnected,
 )
-from coexistence.arbiter import waiting_parties
+from coexistence.arbiter import State, _held, waiting_parties
 
 
 def opposite_orders(rounds: int, *, seed: int = 1) -> int:
@@ -82,7 +85,6 @@ def opposite_orders(rounds: int, *, seed: int = 1) -> int:
     assert all(wire.holder is None and not len(wire) for wire in wires)
     mine = [hold for _, hold in waiting_parties() if hold._arbiter in wires]
     assert not mine, f"left in the wait-for graph: {mine}"
-    assert threading.active_count() < 100
     return len(circles)
 
 
@@ -351,3 +353,89 @@ def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"{condition} did not become true within {timeout} s"
         time.sleep(0.001)
+
+
+def mutual_exclusion(duration: float, *, revocations: bool, seed: int = 11) -> dict[str, int]:
+    """Acquire and release from 4 threads and 4 tasks as fast as can be, switching threads as often as can be.
+
+    Returns how often each kind of thing happened. Fails when two have the wire at once, when somebody waits in vain
+    although all let go, or when anything stays held, waiting or linked.
+    """
+    arbiter = Arbiter("wire", order=(0, "wire"))
+    counts: Counter[str] = Counter()
+    present: list[Hold] = [arbiter.acquire("nobody")]
+    end = time.perf_counter() + duration
+    patience_s = 20.0
+
+    def inside(hold: Hold, choose: random.Random) -> None:
+        present[0] = hold
+        for _ in range(choose.randrange(20)):
+            other = present[0]
+            assert other is hold or State.REVOKED in (hold.state, other.state), "two have the wire at once"
+        counts["revoked" if hold.state is State.REVOKED else "held"] += 1
+
+    def in_thread(owner: str) -> None:
+        choose = random.Random(f"{seed} {owner}")
+        while time.perf_counter() < end:
+            timeout = choose.choice([0.0, 0.0005, patience_s, patience_s])
+            rank = choose.choice(list(Rank)[: 2 if revocations else 1])
+            try:
+                with arbiter.acquire(owner, timeout, rank) as hold:
+                    inside(hold, choose)
+                    if choose.random() < 0.1:
+                        with arbiter.acquire(owner, 0.0):
+                            pass
+            except AcquireTimeout as error:  # also of the inner one, when the outer was revoked
+                if error.waited >= patience_s:
+                    raise
+                counts["gave up"] += 1
+            except GuardRevoked:
+                counts["told"] += 1
+
+    async def in_task(owner: str) -> None:
+        choose = random.Random(f"{seed} {owner}")
+        while time.perf_counter() < end:
+            timeout = choose.choice([0.0, 0.0005, patience_s, patience_s])
+
+            async def take(timeout: float = timeout) -> None:
+                async with arbiter.acquire(owner, timeout) as hold:
+                    inside(hold, choose)
+                    if choose.random() < 0.3:
+                        await asyncio.sleep(0)
+
+            taking = asyncio.ensure_future(take())
+            if choose.random() < 0.2:
+                asyncio.get_running_loop().call_later(choose.uniform(0.0, 0.002), taking.cancel)
+            try:
+                await taking
+            except AcquireTimeout:
+                assert timeout < patience_s, "waited in vain"
+                counts["gave up"] += 1
+            except asyncio.CancelledError:
+                counts["cancelled"] += 1
+
+    async def all_tasks() -> None:
+        await asyncio.gather(*(in_task(f"task {number}") for number in range(4)))
+
+    def revoke() -> None:
+        while time.perf_counter() < end:
+            counts["revocations"] += arbiter.revoke()
+            time.sleep(0.0002)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        people = [Person(in_thread, f"thread {number}") for number in range(4)] + [Person(asyncio.run, all_tasks())]
+        if revocations:
+            people.append(Person(revoke))
+        for person in people:
+            person.result(timeout=duration + 60.0)
+    finally:
+        sys.setswitchinterval(interval)
+    assert arbiter.holder is None
+    assert not len(arbiter)
+    with arbiter.acquire("last", timeout=0.0):
+        pass
+    assert not [hold for _, hold in waiting_parties() if hold._arbiter is arbiter]
+    assert not [hold for hold in tuple(_held.values()) if hold._arbiter is arbiter and hold.state is not State.ENDED]
+    return dict(counts)

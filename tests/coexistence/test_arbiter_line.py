@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import pytest
 from people import Holder, Person, in_line
+from proofs import mutual_exclusion
 
 from coexistence import AcquireTimeout, Arbiter, ConfigError, GuardNotHeld, Rank
 
@@ -357,3 +358,10 @@ def test_waited_and_held_times_reach_the_statistics():
     assert figures["slow"][1] >= 0.05
     assert figures["patient"][0] == waited
     assert figures["patient"][1] >= 0.02
+
+
+@pytest.mark.parametrize("revocations", [False, True], ids=["undisturbed", "with revocations"])
+def test_never_two_have_the_wire_and_nobody_waits_in_vain_however_threads_are_switched(revocations):
+    counts = mutual_exclusion(0.7, revocations=revocations)
+    assert counts["held"] > 200
+    assert bool(counts.get("revoked")) == revocations

@@ -309,3 +309,15 @@ def test_zero_timeout_takes_a_free_wire_only(port):
         assert guard.query(b"Q1?\n") == b"A1"
     with Holder(port.acquire("holder")), pytest.raises(AcquireTimeout), port.acquire("quick", timeout=0):
         pass
+
+
+async def test_connection_opened_by_a_task_does_not_block_the_loop(instrument, loop_gap):
+    def open_slowly():
+        time.sleep(0.3)
+        return SharedSerialPort(instrument.path)
+
+    connection = Connection(open_slowly, "meter")
+    with loop_gap(asyncio.get_running_loop()) as gap:
+        assert await connection.query_async(b"Q1?\n") == b"A1"
+    assert gap.largest_gap_s < 0.2
+    connection.wire.close()

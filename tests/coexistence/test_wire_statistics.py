@@ -164,3 +164,15 @@ def test_many_wires_threads_and_tasks_at_once_and_idle_wires_use_no_cpu():
     figures = many_wires(wires=20, threads=50, tasks=100, exchanges=5)
     assert figures["idle_cpu_share"] < 0.05
     assert figures["memory_per_wire_bytes"] < 1_000_000
+
+
+async def test_holds_that_ended_from_outside_are_counted_too(port):
+    with port.acquire("revoked"):
+        port.revoke()
+    async with port.acquire_async("left early") as guard:
+        guard.begin_operation()
+    guard.end_operation()
+    assert {owner: figures.hold.count for owner, figures in port.stats.owners.items()} == {
+        "revoked": 1,
+        "left early": 1,
+    }

@@ -32,6 +32,7 @@ from proofs import (  # noqa: E402
     late_replies,
     many_exchanges,
     many_wires,
+    mutual_exclusion,
     opposite_orders,
     unplug_and_replug,
 )
@@ -68,6 +69,7 @@ def one_round(seed: int, scale: float) -> Iterator[tuple[str, Callable[[], Any]]
     yield "crossed replies", lambda: crossed_replies(int(20_000 * scale), seed=seed)
     yield "late replies", lambda: late_replies(int(1000 * scale), seed=seed)
     yield "opposite orders", lambda: {"circles": opposite_orders(int(10_000 * scale), seed=seed)}
+    yield "mutual exclusion", lambda: mutual_exclusion(20.0 * scale, revocations=seed % 2 == 0, seed=seed)
     yield "unplugging", lambda: unplugging(seed)
     yield "many exchanges", lambda: many_exchanges(int(100_000 * scale))
     yield "many wires", lambda: many_wires(20, 50, 100, max(int(50 * scale), 1))

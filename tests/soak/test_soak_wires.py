@@ -1,7 +1,15 @@
 """The proofs about wires at full length; `make soak` runs them."""
 
 import pytest
-from proofs import crossed_replies, late_replies, many_exchanges, many_wires, opposite_orders, unplug_and_replug
+from proofs import (
+    crossed_replies,
+    late_replies,
+    many_exchanges,
+    many_wires,
+    mutual_exclusion,
+    opposite_orders,
+    unplug_and_replug,
+)
 from ptys import PtyInstrument
 from test_arbiter_state_machine import run_histories
 
@@ -18,6 +26,11 @@ def test_crossed_replies():
 def test_late_replies():
     outcomes = late_replies(1000)
     assert outcomes["late"] > 300
+
+
+@pytest.mark.parametrize("revocations", [False, True])
+def test_mutual_exclusion(revocations):
+    assert mutual_exclusion(30.0, revocations=revocations)["held"] > 10_000
 
 
 def test_opposite_orders():
