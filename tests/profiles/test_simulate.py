@@ -32,13 +32,13 @@ address = "2"
 [[v4.instruments]]
 id = "volts"
 type = "ScpiMeter"
-resource = "TCPIP0::192.168.1.100::hislip0::INSTR"
+resource = "TCPIP0::192.0.2.100::hislip0::INSTR"
 
 [[v2.instruments]]
 id = "amps"
 type = "ScpiMeter"
 function = "CURR"
-resource = "TCPIP0::192.168.1.101::5025::SOCKET"
+resource = "TCPIP0::192.0.2.101::5025::SOCKET"
 
 [[v2.instruments]]
 id = "ohms"
