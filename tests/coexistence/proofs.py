@@ -232,7 +232,7 @@ def unplug_and_replug(instrument: Instrument, port: SharedSerialPort, away: floa
 def many_exchanges(number: int) -> dict[str, float]:
     """Make exchanges from a thread and a task in turns; return how much memory, threads and descriptors grew."""
     process = psutil.Process()
-    with instrument_and_port() as (_, port):
+    with instrument_and_port() as (instrument, port):
 
         async def some(count: int) -> None:
             for each in range(count):
@@ -242,9 +242,11 @@ def many_exchanges(number: int) -> dict[str, float]:
                     port.query(b"Q%d?\n" % each, owner="thread")
 
         asyncio.run(some(2500))
+        instrument.received.clear()
         gc.collect()
         before = process.memory_info().rss, threading.active_count(), process.num_fds()
         asyncio.run(some(number))
+        instrument.received.clear()
         gc.collect()
         after = process.memory_info().rss, threading.active_count(), process.num_fds()
         assert port.stats.exchanges == 2500 + number

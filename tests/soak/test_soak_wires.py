@@ -50,7 +50,7 @@ def test_unplugging_again_and_again(tmp_path):
 def test_hundred_thousand_exchanges():
     grown = many_exchanges(100_000)
     assert grown["threads"] == grown["descriptors"] == 0
-    assert grown["memory_bytes"] < 4_000_000
+    assert grown["memory_bytes"] < 1_500_000
 
 
 def test_many_wires():
