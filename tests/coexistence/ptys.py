@@ -15,7 +15,7 @@ import threading
 import time
 import tty
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from pathlib import Path
 
 from coexistence import SharedSerialPort
@@ -58,7 +58,7 @@ class Instrument:
         """While true, commands are read and not answered."""
         self.deaf = False
         """While true, nothing is read from the line."""
-        self.received: list[bytes] = []
+        self.received: MutableSequence[bytes] = []
         self._write_lock = threading.Lock()
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
