@@ -1,6 +1,7 @@
 """Elliptec modules of both generations on a byte-level simulator, several on one wire."""
 
 import asyncio
+import contextlib
 import time
 
 import bluesky.plan_stubs as bps
@@ -407,3 +408,48 @@ def test_blocking_driver_moves_and_returns(bench, connection):
     assert driver.readback == pytest.approx(33.0, abs=0.1)
     driver.home()
     assert driver.readback == pytest.approx(0.0, abs=0.1)
+
+
+def a_scan_of_both(old, new):
+    """Move and read a v2 and a v4 rotator of one bus together, and stop the v2 one in the middle of a move."""
+
+    def plan():
+        yield from bp.scan([old, new], old, 0, 20, new, 0, 20, 4)
+        yield from bps.abs_set(old, 90, group="stopped")
+        yield from bps.sleep(0.05)
+        yield from bps.stop(old)
+        with contextlib.suppress(FailedStatus):
+            yield from bps.wait("stopped")
+
+    return plan()
+
+
+def test_loop_stays_alive_while_both_generations_move_and_stop_on_one_wire(engine, rotator, keeps_loop_alive):
+    old, new = rotator("v2", "2", "old"), rotator("v4", "3", "new")
+    keeps_loop_alive(lambda: engine(a_scan_of_both(old, new)))
+
+
+def test_loop_stays_alive_when_a_module_falls_silent(bench, engine, rotator, keeps_loop_alive):
+    old, new = rotator("v2", "2", "old"), rotator("v4", "3", "new")
+
+    def fail():
+        bench.fault("bus.2", "silence")
+        with contextlib.suppress(FailedStatus):
+            engine(bp.count([old, new], 2))
+        bench.clear_faults()
+
+    keeps_loop_alive(fail)
+
+
+def test_loop_stays_alive_when_the_wire_is_unplugged(bench, engine, rotator, wire, keeps_loop_alive, wait_for):
+    old, new = rotator("v2", "2", "old"), rotator("v4", "3", "new")
+
+    def fail():
+        bench.unplug("bus")
+        with contextlib.suppress(FailedStatus):
+            engine(bp.count([old, new], 2))
+        bench.replug("bus")
+        wait_for(lambda: wire("bus").connected)
+
+    keeps_loop_alive(fail)
+    engine(bp.count([old, new], 2))
