@@ -2,7 +2,7 @@
 
 from coexistence.adoption import Adoption, ExportedPort, LeaseRules, SharedSerial, adopt
 from coexistence.arbiter import Arbiter, Hold, Rank
-from coexistence.channel import Channel, ConnectionEvent, Guard, Reply
+from coexistence.channel import Channel, ConnectionEvent
 from coexistence.connection import Connection
 from coexistence.device_cache import DeviceCache, SerialDevice
 from coexistence.errors import (
@@ -22,6 +22,8 @@ from coexistence.errors import (
     WireInUse,
     WouldDeadlock,
 )
+from coexistence.exchange import Reply
+from coexistence.guard import Guard
 from coexistence.line_settings import LineSettings
 from coexistence.resources import Guards, SharedResources, Waiting, WireUse
 from coexistence.serial_port import SerialPortPool, SharedSerialPort

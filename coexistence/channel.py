@@ -16,22 +16,22 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Self, TypeVar
 
-from coexistence.arbiter import LONGEST_TIMEOUT_S, Arbiter, Hold, Rank, State, current_party
+from coexistence.arbiter import Arbiter, Rank, State, current_party
 from coexistence.errors import (
     AcquireTimeout,
     CoexistenceError,
     CommandTimeout,
-    ConfigError,
     GuardNotHeld,
     GuardRevoked,
-    Problem,
     WireClosed,
     WireDisconnected,
 )
+from coexistence.exchange import Asked, Exchange, Reply
+from coexistence.guard import Guard, Job
 from coexistence.transport import Accept, Ending, Interrupted, Suspect, Transport
-from coexistence.wire import Wire, resolve
+from coexistence.wire import Wire
 from coexistence.wire_statistics import LogEntry, WireStatistics
 
 T = TypeVar("T")
@@ -54,13 +54,6 @@ _LATE_FACTOR = 2.0
 _ENDED_FROM_OUTSIDE = (State.REVOKED, State.ENDED)
 
 
-class Reply(NamedTuple):
-    """An answer and the system time (s since 1970) at which it was complete."""
-
-    data: bytes
-    timestamp: float
-
-
 @dataclass(frozen=True)
 class ConnectionEvent:
     """A wire was lost (``connected`` false, ``error`` says why) or is back."""
@@ -69,268 +62,6 @@ class ConnectionEvent:
     connected: bool
     timestamp: float
     error: BaseException | None = None
-
-
-class _Exchange:
-    """One question: what to send, how its answer looks."""
-
-    __slots__ = ("accept", "command", "ending", "mute", "repeatable", "timeout")
-
-    def __init__(
-        self,
-        command: bytes,
-        timeout: float,
-        ending: Ending | None,
-        accept: Accept | None = None,
-        repeatable: bool = False,
-        mute: bool = False,
-    ) -> None:
-        if ending is not None and (not ending or (isinstance(ending, int) and ending < 0)):
-            raise _wrong_ending(ending)
-        self.command = command
-        self.timeout = timeout
-        self.ending = ending
-        self.accept = accept
-        self.repeatable = repeatable
-        self.mute = mute
-
-
-def _wrong_ending(ending: object) -> ConfigError:
-    return ConfigError(
-        Problem(
-            f"a reply must end with a terminator, after a length above 0 or where a function says, not {ending!r}",
-            "a port whose replies have no terminator needs until= with each question" if ending == b"" else "",
-        )
-    )
-
-
-class _Asked:
-    """What was written under a guard, and whose replies have not been read."""
-
-    __slots__ = ("at", "doubtful", "exchange", "guard", "replies")
-
-    def __init__(self, guard: Guard, exchange: _Exchange, replies: int) -> None:
-        self.guard = guard
-        self.exchange = exchange
-        self.replies = replies
-        self.at = perf_counter()
-        self.doubtful = False
-
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether the guard's time was over before it could read."""
-        return self.doubtful or self.guard._root._state is State.REVOKED
-
-
-class Guard(Hold):
-    """The right to use a channel, for one block of code.
-
-    The blocking methods are for the thread that entered the block with ``with``; the ``…_async`` methods are for the
-    task that entered it with ``async with``, and run on the wire's worker thread. All raise :class:`GuardRevoked` when
-    the hold was ended from outside and :class:`GuardNotHeld` outside the block. ``timeout`` is in seconds, by default
-    the channel's.
-    """
-
-    __slots__ = ("_channel", "_expires", "_failed")
-
-    def __init__(
-        self,
-        channel: Channel,
-        owner: str,
-        timeout: float = 2.0,
-        rank: Rank = Rank.NORMAL,
-        max_hold: float | None = None,
-    ) -> None:
-        Hold.__init__(self, channel._arbiter, owner, timeout, rank, max_hold)
-        self._channel = channel
-        self._failed = False
-        self._expires = float("inf")
-
-    def _left_by_exception(self) -> None:
-        self._failed = True
-        self._channel._abandon(self)
-        if self._root is self:
-            self._channel.wire.free_exchange()
-
-    def _deadline(self, timeout: float | None) -> float:
-        if timeout is None:
-            timeout = self._channel.timeout
-        elif not 0.0 <= timeout <= LONGEST_TIMEOUT_S:
-            raise ConfigError(f"timeout must be between 0 and {LONGEST_TIMEOUT_S:g} s, not {timeout!r}")
-        return min(perf_counter() + timeout, self._expires)
-
-    def write(self, data: bytes, *, timeout: float | None = None) -> int:
-        """Send a command that has no reply, or whose reply is read next; return the number of bytes.
-
-        Raises
-        ------
-        CommandTimeout
-            The line did not take all bytes in time (flow control).
-        WireDisconnected
-            The hardware is gone.
-        """
-        self._write(data, timeout, replies=1)
-        return len(data)
-
-    def write_all(self, data: bytes, *, timeout: float | None = None) -> None:
-        """Send a large amount of data; the timeout is for each piece that the line takes, not for the whole."""
-        piece = 1024
-        for start in range(0, len(data), piece):
-            self._write(data[start : start + piece], timeout, replies=0 if start else 1)
-
-    def _write(self, data: bytes, timeout: float | None, replies: int) -> None:
-        exchange = _Exchange(data, self._channel.timeout if timeout is None else timeout, None)
-        self._operate(partial(self._channel._ask, self, exchange, self._deadline(timeout), replies))
-
-    def read(self, size: int, *, timeout: float | None = None) -> bytes:
-        """Return exactly ``size`` bytes.
-
-        Raises
-        ------
-        CommandTimeout
-            Fewer came in time; they are in its ``received``.
-        """
-        return self._read(size, timeout)
-
-    def read_line(self, *, timeout: float | None = None) -> bytes:
-        """Return the next line, without its terminator.
-
-        Raises
-        ------
-        CommandTimeout
-            No complete line came in time.
-        """
-        return self._read(self._channel.terminator, timeout)
-
-    def _read(self, ending: Ending, timeout: float | None) -> bytes:
-        exchange = _Exchange(b"", self._channel.timeout if timeout is None else timeout, ending)
-        channel = self._channel
-        deadline = self._deadline(timeout)
-        return channel._on_the_wire(self, exchange, deadline, partial(channel._listen, self, exchange, deadline)).data
-
-    def exchange(
-        self,
-        command: bytes,
-        *,
-        timeout: float | None = None,
-        accept: Accept | None = None,
-        until: Ending | None = None,
-        repeatable: bool = False,
-    ) -> Reply:
-        """Send a command and return its reply with the time at which it was complete; see :meth:`Channel.exchange`."""
-        channel = self._channel
-        exchange = _Exchange(
-            command,
-            channel.timeout if timeout is None else timeout,
-            channel.terminator if until is None else until,
-            accept,
-            repeatable,
-        )
-        reply = self._operate(partial(channel._perform, self, exchange, self._deadline(timeout)))
-        channel._asked = None
-        assert reply is not None
-        return reply
-
-    def query(
-        self,
-        command: bytes,
-        *,
-        timeout: float | None = None,
-        accept: Accept | None = None,
-        until: Ending | None = None,
-        repeatable: bool = False,
-    ) -> bytes:
-        """Send a command and return its reply without terminator; see :meth:`Channel.exchange`."""
-        return self.exchange(command, timeout=timeout, accept=accept, until=until, repeatable=repeatable).data
-
-    def _operate(self, operation: Callable[[], T]) -> T:
-        self.begin_operation()
-        try:
-            return operation()
-        finally:
-            self.end_operation()
-
-    async def write_async(self, data: bytes, *, timeout: float | None = None) -> int:
-        """As :meth:`write`. Cancellation: what has begun is completed on the wire."""
-        return await self.run_async(lambda guard: guard.write(data, timeout=timeout))
-
-    async def read_async(self, size: int, *, timeout: float | None = None) -> bytes:
-        """As :meth:`read`. Cancellation: the bytes are read in the background and dropped."""
-        return await self.run_async(lambda guard: guard.read(size, timeout=timeout))
-
-    async def read_line_async(self, *, timeout: float | None = None) -> bytes:
-        """As :meth:`read_line`. Cancellation: the line is read in the background and dropped."""
-        return await self.run_async(lambda guard: guard.read_line(timeout=timeout))
-
-    async def query_async(
-        self,
-        command: bytes,
-        *,
-        timeout: float | None = None,
-        accept: Accept | None = None,
-        until: Ending | None = None,
-        repeatable: bool = False,
-    ) -> bytes:
-        """As :meth:`query`. Cancellation: the reply is read in the background and dropped."""
-        return await self.run_async(
-            lambda guard: guard.query(command, timeout=timeout, accept=accept, until=until, repeatable=repeatable)
-        )
-
-    async def run_async(self, function: Callable[[Guard], T]) -> T:
-        """Run ``function(guard)``, which may block, on the wire's worker thread, within this hold.
-
-        Cancellation: what has begun ends by itself, the hold lasts that long, and the result is dropped.
-        """
-        return await self._channel.wire.serve_guard(self, function)
-
-
-class Job(Guard, Generic[T]):
-    """A guard that the wire's worker holds on behalf of a task, while it runs one function."""
-
-    __slots__ = ("_function", "abandoned")
-
-    served = True
-
-    def __init__(
-        self,
-        channel: Channel,
-        owner: str,
-        timeout: float,
-        rank: Rank,
-        function: Callable[[Guard], T],
-        *,
-        single: bool,
-    ) -> None:
-        Guard.__init__(self, channel, owner, timeout, rank)
-        self._function = function
-        self._operations = int(single)
-        self.abandoned = False
-
-    def explained(self, error: BaseException) -> BaseException:
-        """Return why this job was not served: while the wire is disconnected, that, and not who waits ahead."""
-        channel = self._channel
-        if not isinstance(error, AcquireTimeout) or channel._connected:
-            return error
-        disconnected = channel._disconnected(self.owner)
-        disconnected.__cause__ = error
-        return disconnected
-
-    def granted(self) -> None:
-        """Have the worker run this job (called once, in this job's turn)."""
-        self._channel.wire.worker.put(self._run)
-
-    def _run(self) -> None:
-        outcome: tuple[Any, BaseException | None] = (None, None)
-        try:
-            if not self.abandoned:
-                self._expires = self.deadline
-                outcome = (self._function(self), None)
-        except BaseException as error:
-            outcome = (None, error)
-        self._operations = 0
-        self.__exit__(None if outcome[1] is None else type(outcome[1]), outcome[1], None)
-        assert self.mailbox is not None
-        self.mailbox.post(resolve, (self.future, outcome))
 
 
 class Channel:
@@ -376,7 +107,7 @@ class Channel:
         self._suspect: Suspect | None = None
         self._out = False
         """Whether the present exchange's command, or part of it, went out and its reply was not expected late."""
-        self._asked: _Asked | None = None
+        self._asked: Asked | None = None
         self._steps: list[tuple[str, Callable[[Guard], object]]] = []
         self._steps_due = False
         self._in_steps = False
@@ -507,7 +238,7 @@ class Channel:
         """
         if timeout is None:
             timeout = self.timeout
-        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
+        exchange = Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
         reply = self._run(owner, exchange, rank)
         assert reply is not None
         return reply
@@ -524,12 +255,9 @@ class Channel:
         repeatable: bool = False,
     ) -> bytes:
         """Send a command and return its reply without terminator; parameters and errors as :meth:`exchange`."""
-        if timeout is None:
-            timeout = self.timeout
-        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
-        reply = self._run(owner, exchange, rank)
-        assert reply is not None
-        return reply.data
+        return self.exchange(
+            command, owner=owner, timeout=timeout, rank=rank, accept=accept, until=until, repeatable=repeatable
+        ).data
 
     def write(self, command: bytes, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
         """Send a command that has no reply; parameters and errors as :meth:`exchange`.
@@ -537,7 +265,7 @@ class Channel:
         With :attr:`Rank.URGENT` it goes out also while a late reply to somebody else may still come, for it takes none:
         a stop is not held back by an instrument that was silent.
         """
-        self._run(owner, _Exchange(command, self.timeout if timeout is None else timeout, None, mute=True), rank)
+        self._run(owner, Exchange(command, self.timeout if timeout is None else timeout, None, mute=True), rank)
 
     def transact(
         self,
@@ -577,7 +305,7 @@ class Channel:
         """
         if timeout is None:
             timeout = self.timeout
-        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
+        exchange = Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
         reply = await self._exchange_on_worker(owner, exchange, rank)
         assert reply is not None
         return reply
@@ -594,18 +322,16 @@ class Channel:
         repeatable: bool = False,
     ) -> bytes:
         """As :meth:`query`; on the worker and cancelled as :meth:`exchange_async`."""
-        if timeout is None:
-            timeout = self.timeout
-        exchange = _Exchange(command, timeout, self.terminator if until is None else until, accept, repeatable)
-        reply = await self._exchange_on_worker(owner, exchange, rank)
-        assert reply is not None
+        reply = await self.exchange_async(
+            command, owner=owner, timeout=timeout, rank=rank, accept=accept, until=until, repeatable=repeatable
+        )
         return reply.data
 
     async def write_async(
         self, command: bytes, *, owner: str, timeout: float | None = None, rank: Rank = Rank.NORMAL
     ) -> None:
         """As :meth:`write`; on the worker and cancelled as :meth:`exchange_async`."""
-        exchange = _Exchange(command, self.timeout if timeout is None else timeout, None, mute=True)
+        exchange = Exchange(command, self.timeout if timeout is None else timeout, None, mute=True)
         await self._exchange_on_worker(owner, exchange, rank)
 
     async def transact_async(
@@ -623,7 +349,7 @@ class Channel:
         """
         return await self._on_worker(owner, self.timeout if timeout is None else timeout, rank, function, single=False)
 
-    def _run(self, owner: str, exchange: _Exchange, rank: Rank) -> Reply | None:
+    def _run(self, owner: str, exchange: Exchange, rank: Rank) -> Reply | None:
         deadline = perf_counter() + exchange.timeout
         guard = Guard(self, owner, exchange.timeout, rank)
         try:
@@ -647,7 +373,7 @@ class Channel:
             return error
         return self._disconnected(guard.owner)
 
-    def _exchange_on_worker(self, owner: str, exchange: _Exchange, rank: Rank) -> Coroutine[Any, Any, Reply | None]:
+    def _exchange_on_worker(self, owner: str, exchange: Exchange, rank: Rank) -> Coroutine[Any, Any, Reply | None]:
         def perform(guard: Guard) -> Reply | None:
             return self._perform(guard, exchange, guard.deadline)
 
@@ -688,7 +414,7 @@ class Channel:
         return await self.transact_async(self._collect, owner=owner, timeout=timeout, rank=rank)
 
     def _collect(self, guard: Guard) -> int:
-        exchange = _Exchange(b"", self.timeout, None)
+        exchange = Exchange(b"", self.timeout, None)
         deadline = guard._deadline(None)
 
         def collect() -> int:
@@ -734,7 +460,7 @@ class Channel:
         await self.transact_async(self._reconnect, owner=owner, timeout=timeout, rank=rank)
 
     def _reconnect(self, guard: Guard) -> None:
-        exchange = _Exchange(b"", guard.timeout, None)
+        exchange = Exchange(b"", guard.timeout, None)
         deadline = guard._deadline(None)
         opening_fails: tuple[type[BaseException], ...] = (CoexistenceError, *self._transport.lost)
 
@@ -770,7 +496,7 @@ class Channel:
         await self.transact_async(self._clear, owner=owner, timeout=timeout, rank=rank)
 
     def _clear(self, guard: Guard) -> None:
-        exchange = _Exchange(b"", guard.timeout, None)
+        exchange = Exchange(b"", guard.timeout, None)
         deadline = guard._deadline(None)
 
         def clear() -> None:
@@ -869,7 +595,7 @@ class Channel:
 
     # One exchange
 
-    def _perform(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply | None:
+    def _perform(self, guard: Guard, exchange: Exchange, deadline: float) -> Reply | None:
         """Send, and receive if the exchange has an ending; the guard holds the wire and an operation is begun."""
         lock = self.wire.exchange_lock
         if not lock.acquire(False) and not lock.acquire(timeout=max(deadline - perf_counter(), 0.0)):
@@ -905,7 +631,7 @@ class Channel:
         finally:
             lock.release()
 
-    def _converse(self, guard: Guard, exchange: _Exchange, started: float, deadline: float) -> Reply | None:
+    def _converse(self, guard: Guard, exchange: Exchange, started: float, deadline: float) -> Reply | None:
         transport = self._transport
         resent = False
         while True:
@@ -960,7 +686,7 @@ class Channel:
             resent = True
             self.wire.record_retry(guard.owner)
 
-    def _send(self, guard: Guard, exchange: _Exchange, deadline: float) -> int:
+    def _send(self, guard: Guard, exchange: Exchange, deadline: float) -> int:
         command = exchange.command
         sent = 0
         out_before, self._out = self._out, True
@@ -973,13 +699,13 @@ class Channel:
                 self._check(guard)
                 self._out = True
 
-    def _ask(self, guard: Guard, exchange: _Exchange, deadline: float, replies: int) -> None:
+    def _ask(self, guard: Guard, exchange: Exchange, deadline: float, replies: int) -> None:
         """Send what may be answered, and remember it until that is read."""
         self._doubt()
         before = self._asked
         if before is not None and before.guard is guard:
             replies += before.replies
-        self._asked = asked = _Asked(guard, exchange, replies)
+        self._asked = asked = Asked(guard, exchange, replies)
         try:
             self._perform(guard, exchange, deadline)
         except CommandTimeout as error:
@@ -990,7 +716,7 @@ class Channel:
             asked.doubtful = True
             self._ready = False
 
-    def _receive(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply | None:
+    def _receive(self, guard: Guard, exchange: Exchange, deadline: float) -> Reply | None:
         """Return the reply that the exchange accepts, or ``None`` at the deadline."""
         assert exchange.ending is not None
         accept = exchange.accept
@@ -1008,7 +734,7 @@ class Channel:
             if perf_counter() >= deadline:
                 return None
 
-    def _listen(self, guard: Guard, exchange: _Exchange, deadline: float) -> Reply:
+    def _listen(self, guard: Guard, exchange: Exchange, deadline: float) -> Reply:
         """Receive without sending, within a hold and with the exchange locked."""
         if not self._ready:
             self._make_ready(guard, exchange, deadline)
@@ -1030,7 +756,7 @@ class Channel:
         self.wire.record((reply.timestamp, guard.owner, b"", reply.data, guard.waited, perf_counter() - started, "ok"))
         return reply
 
-    def _on_the_wire(self, guard: Guard, exchange: _Exchange, deadline: float, operation: Callable[[], T]) -> T:
+    def _on_the_wire(self, guard: Guard, exchange: Exchange, deadline: float, operation: Callable[[], T]) -> T:
         """Do something under the guard that is no exchange, while no exchange is on the wire."""
 
         def locked() -> T:
@@ -1044,7 +770,7 @@ class Channel:
 
         return guard._operate(locked)
 
-    def _clear_input(self, guard: Guard, exchange: _Exchange, deadline: float) -> int:
+    def _clear_input(self, guard: Guard, exchange: Exchange, deadline: float) -> int:
         while True:
             try:
                 lines = self._transport.take_lines(self.terminator)
@@ -1090,10 +816,10 @@ class Channel:
         if root._state is State.ENDED:
             raise GuardNotHeld(self.name, guard.owner)
 
-    def _unsent(self, guard: Guard, exchange: _Exchange, reason: str) -> CommandTimeout:
+    def _unsent(self, guard: Guard, exchange: Exchange, reason: str) -> CommandTimeout:
         return CommandTimeout(self.name, guard.owner, exchange.command, exchange.timeout, sent=False, reason=reason)
 
-    def _unanswered(self, guard: Guard, exchange: _Exchange) -> CommandTimeout:
+    def _unanswered(self, guard: Guard, exchange: Exchange) -> CommandTimeout:
         received = self._transport.unread()
         logger.info(
             "no reply to %r from %s", exchange.command, self.name, extra={"wire": self.name, "owner": guard.owner}
@@ -1102,7 +828,7 @@ class Channel:
 
     # Before anybody may send
 
-    def _expect_late(self, guard: Guard, exchange: _Exchange, replies: int = 1, asked_at: float | None = None) -> None:
+    def _expect_late(self, guard: Guard, exchange: Exchange, replies: int = 1, asked_at: float | None = None) -> None:
         """Make the channel suspect: a reply to this exchange may still come."""
         limit = self.late_reply_limit
         if limit is None:
@@ -1133,7 +859,7 @@ class Channel:
         if asked is not None and asked.is_abandoned:
             self._expect_late(asked.guard, asked.exchange, asked.replies, asked.at)
 
-    def _make_ready(self, guard: Guard, exchange: _Exchange, deadline: float) -> None:
+    def _make_ready(self, guard: Guard, exchange: Exchange, deadline: float) -> None:
         """Wait for the hardware, prepare it after a reconnect, wait out late replies; or raise at the deadline."""
         while True:
             if self.wire.closed:
@@ -1194,7 +920,7 @@ class Channel:
             self._in_steps = False
             guard._expires = expires
 
-    def _resynchronise(self, guard: Guard, exchange: _Exchange, suspect: Suspect, deadline: float) -> None:
+    def _resynchronise(self, guard: Guard, exchange: Exchange, suspect: Suspect, deadline: float) -> None:
         """Catch the late reply or give it up; raise at the deadline, with nothing sent."""
         if self._transport.reset():
             self._suspect = None
@@ -1228,9 +954,3 @@ class Channel:
 def _remove(entries: list[Any], entry: Any) -> None:
     with contextlib.suppress(ValueError):
         entries.remove(entry)
-
-
-def checked(*problems: Problem) -> None:
-    """Raise :class:`ConfigError` with these problems if there are any."""
-    if problems:
-        raise ConfigError(*problems)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from coexistence.arbiter import Rank
-from coexistence.channel import Channel, ConnectionEvent, Guard, Reply
+from coexistence.channel import Channel, ConnectionEvent
+from coexistence.exchange import Reply
+from coexistence.guard import Guard
 from coexistence.transport import Accept, Ending
 
 T = TypeVar("T")

@@ -44,6 +44,12 @@ class ConfigError(CoexistenceError, ValueError):
         super().__init__("\n".join(str(p) for p in self.problems))
 
 
+def checked(*problems: Problem) -> None:
+    """Raise :class:`ConfigError` with these problems if there are any."""
+    if problems:
+        raise ConfigError(*problems)
+
+
 def _seconds(value: float) -> str:
     return f"{value:.3g} s"
 

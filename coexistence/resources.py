@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from coexistence.arbiter import Rank
-from coexistence.channel import Channel, Guard
+from coexistence.channel import Channel
 from coexistence.device_cache import DeviceCache
 from coexistence.errors import ConfigError
+from coexistence.guard import Guard
 from coexistence.serial_port import SerialPortPool
 from coexistence.wire import Wire
 

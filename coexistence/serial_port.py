@@ -8,8 +8,8 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from coexistence.channel import Channel, checked
-from coexistence.errors import ConfigError, Problem, WireDisconnected
+from coexistence.channel import Channel
+from coexistence.errors import ConfigError, Problem, WireDisconnected, checked
 from coexistence.line_settings import LineSettings, check_terminator, check_timeout
 from coexistence.serial_transport import check_path, device_path, make_serial_transport
 from coexistence.wire import Wire

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from coexistence.channel import Channel, checked
-from coexistence.errors import ConfigError, Problem, WireClosed
+from coexistence.channel import Channel
+from coexistence.errors import ConfigError, Problem, WireClosed, checked
 from coexistence.serial_port import SerialPortPool
 from coexistence.visa_library import VisaLibrary
 from coexistence.visa_resource import VisaResource, serial_path

@@ -10,9 +10,11 @@ from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
 from coexistence.arbiter import Rank
-from coexistence.channel import Channel, Guard, Reply, checked
+from coexistence.channel import Channel
 from coexistence.connection import Connection
-from coexistence.errors import ConfigError, Problem
+from coexistence.errors import ConfigError, Problem, checked
+from coexistence.exchange import Reply
+from coexistence.guard import Guard
 from coexistence.line_settings import check_timeout
 from coexistence.transport import Accept, Ending
 from coexistence.visa_blocks import block_end, block_payload, make_block

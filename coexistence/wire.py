@@ -17,7 +17,8 @@ from coexistence.errors import AcquireTimeout, WireClosed
 from coexistence.wire_statistics import LogEntry, StatisticsCollector, WireStatistics
 
 if TYPE_CHECKING:
-    from coexistence.channel import Channel, Guard, Job
+    from coexistence.channel import Channel
+    from coexistence.guard import Guard, Job
 
 T = TypeVar("T")
 

@@ -10,8 +10,10 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 from coexistence.arbiter import Rank
-from coexistence.channel import Channel, Guard, _Asked, _Exchange
+from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, CommandTimeout, WireDisconnected
+from coexistence.exchange import Asked, Exchange
+from coexistence.guard import Guard
 from coexistence.transport import Ending, Interrupted, Suspect
 from coexistence.visa_transport import VisaTransport
 
@@ -61,13 +63,13 @@ class StreamGuard(Guard):
             As for every exchange.
         """
         channel = self._channel
-        exchange = _Exchange(data, max(deadline - perf_counter(), 0.0), None)
+        exchange = Exchange(data, max(deadline - perf_counter(), 0.0), None)
         with self._alone(deadline, exchange):
             channel._doubt()
             if not channel._ready:
                 channel._make_ready(self, exchange, deadline)
             before = channel._asked
-            channel._asked = _Asked(self, _Exchange(data, reply_time, None), 1)
+            channel._asked = Asked(self, Exchange(data, reply_time, None), 1)
             try:
                 channel._converse(self, exchange, perf_counter(), deadline)
             except CoexistenceError as error:
@@ -85,7 +87,7 @@ class StreamGuard(Guard):
         """Return what ``ending`` asks for; ``None`` at the deadline or when the channel was interrupted."""
         channel = self._channel
         transport = channel._transport
-        with self._alone(deadline, _Exchange(b"", 0.0, None)):
+        with self._alone(deadline, Exchange(b"", 0.0, None)):
             if not channel._connected:
                 raise channel._disconnected(self.owner)
             try:
@@ -100,7 +102,7 @@ class StreamGuard(Guard):
     def make_ready(self, deadline: float) -> bool:
         """Tell whether what arrives now is nobody's late reply, or one that its owner knows for its own."""
         channel = self._channel
-        exchange = _Exchange(b"", max(deadline - perf_counter(), 0.0), None, _nothing)
+        exchange = Exchange(b"", max(deadline - perf_counter(), 0.0), None, _nothing)
         with self._alone(deadline, exchange):
             if not channel._ready:
                 try:
@@ -121,7 +123,7 @@ class StreamGuard(Guard):
         """
         channel = self._channel
         transport = channel._transport
-        with self._alone(perf_counter() + SOON_S, _Exchange(b"", 0.0, None)):
+        with self._alone(perf_counter() + SOON_S, Exchange(b"", 0.0, None)):
             port = getattr(transport, "_serial", None)
             if port is None:
                 if not channel._connected:
@@ -144,7 +146,7 @@ class StreamGuard(Guard):
             There is none: the channel is a stream.
         """
         transport = self._channel._transport
-        with self._alone(perf_counter() + SOON_S, _Exchange(b"", 0.0, None)):
+        with self._alone(perf_counter() + SOON_S, Exchange(b"", 0.0, None)):
             if not isinstance(transport, VisaTransport):
                 raise io.UnsupportedOperation(f"{self._channel.name} has no messages, only a stream of bytes")
             if transport._session is None:
@@ -165,7 +167,7 @@ class StreamGuard(Guard):
         return suspect
 
     @contextmanager
-    def _alone(self, deadline: float, exchange: _Exchange) -> Iterator[None]:
+    def _alone(self, deadline: float, exchange: Exchange) -> Iterator[None]:
         lock = self._channel.wire.exchange_lock
         self.begin_operation()
         try:

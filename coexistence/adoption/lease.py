@@ -19,8 +19,9 @@ from coexistence.adoption.lost_property import lost_property
 from coexistence.adoption.rules import LeaseRules
 from coexistence.adoption.turn import PAUSE_S, Turn
 from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
-from coexistence.channel import Channel, Guard
+from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
+from coexistence.guard import Guard
 from coexistence.transport import Suspect
 
 T = TypeVar("T")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coexistence.arbiter import Rank
-from coexistence.channel import checked
-from coexistence.errors import ConfigError, Problem
+from coexistence.errors import ConfigError, Problem, checked
 from coexistence.line_settings import check_terminator, check_timeout
 from coexistence.transport import Accept
 

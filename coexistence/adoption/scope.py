@@ -14,8 +14,8 @@ import serial
 from coexistence.adoption.protocol_shared import SCHEME
 from coexistence.adoption.rules import LeaseRules, rules_of
 from coexistence.adoption.serial_facade import SharedSerial
-from coexistence.channel import Channel, checked
-from coexistence.errors import ConfigError, Problem, WireDisconnected
+from coexistence.channel import Channel
+from coexistence.errors import ConfigError, Problem, WireDisconnected, checked
 from coexistence.serial_port import SerialPortPool, same_port
 from coexistence.serial_transport import check_path, device_path, opens_hardware
 from coexistence.visa_resource import VisaResource

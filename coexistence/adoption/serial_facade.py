@@ -15,7 +15,7 @@ from coexistence.adoption.inbox import ReadBuffer
 from coexistence.adoption.lease import Lease
 from coexistence.adoption.rules import LeaseRules, rules_of
 from coexistence.arbiter import LONGEST_TIMEOUT_S
-from coexistence.channel import Channel, Guard
+from coexistence.channel import Channel
 from coexistence.errors import (
     AcquireTimeout,
     CoexistenceError,
@@ -24,6 +24,7 @@ from coexistence.errors import (
     Problem,
     WireDisconnected,
 )
+from coexistence.guard import Guard
 from coexistence.line_settings import LineSettings
 
 T = TypeVar("T")

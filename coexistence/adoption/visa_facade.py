@@ -29,7 +29,7 @@ from coexistence.adoption.inbox import Complete, ReadBuffer
 from coexistence.adoption.lease import Lease
 from coexistence.adoption.rules import LeaseRules
 from coexistence.arbiter import LONGEST_TIMEOUT_S
-from coexistence.channel import Channel, Guard
+from coexistence.channel import Channel
 from coexistence.errors import (
     AcquireTimeout,
     CoexistenceError,
@@ -38,6 +38,7 @@ from coexistence.errors import (
     WireDisconnected,
     WireInUse,
 )
+from coexistence.guard import Guard
 from coexistence.line_settings import LineSettings
 from coexistence.visa_transport import VisaTransport
 
