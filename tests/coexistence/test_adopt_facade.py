@@ -91,7 +91,7 @@ def test_a_read_returns_what_came_when_its_time_is_over(facade, instrument, time
     facade.timeout = timeout
     began = time.perf_counter()
     assert facade.read(10) == b""
-    assert timeout <= time.perf_counter() - began < timeout + 0.1
+    assert timeout <= time.perf_counter() - began < timeout + 1.0
     instrument.answer = lambda _: b"half"
     facade.write(b"x\n")
     facade.timeout = 0.2

@@ -21,7 +21,7 @@ async def test_waiting_for_a_task_of_the_same_loop_is_refused_at_once(arbiter):
     started = time.perf_counter()
     with pytest.raises(WouldDeadlock) as caught, arbiter.acquire("blocking", timeout=5):
         pass
-    assert time.perf_counter() - started < 0.02
+    assert time.perf_counter() - started < 0.5
     assert (caught.value.owner, caught.value.held_by) == ("blocking", "task")
     assert not len(arbiter)
     done.set()
@@ -37,7 +37,7 @@ async def test_waiting_behind_a_queued_task_of_the_same_loop_is_refused_at_once(
         started = time.perf_counter()
         with pytest.raises(WouldDeadlock) as caught, arbiter.acquire("blocking", timeout=5):
             pass
-        assert time.perf_counter() - started < 0.02
+        assert time.perf_counter() - started < 0.5
         assert caught.value.held_by == "queued task"
         assert in_line(arbiter) == ["queued task"]
     done.set()

@@ -23,7 +23,7 @@ def test_idle_wire_closes_at_once_and_again(port):
     started = time.perf_counter()
     port.close()
     port.close()
-    assert time.perf_counter() - started < 0.2
+    assert time.perf_counter() - started < 1.0
     assert not port.connected
 
 
