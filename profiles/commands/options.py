@@ -1,0 +1,32 @@
+"""Options that several commands share, and how a command ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, NoReturn, Optional
+
+import typer
+
+Configuration = Annotated[
+    str,
+    typer.Option("--config", "-c", help="TOML file, or the name of a profile that comes with the project: sim, lab."),
+]
+Simulate = Annotated[bool, typer.Option("--simulate", "-s", help="Put simulated instruments in place of all wires.")]
+# typer evaluates annotations at run time and wants Optional for an option without a default.
+DataDirectory = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--data-dir", "-d", help="Where runs are kept. Default: as configured, else ./tandem-data."),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line, everything else to stderr.")
+]
+
+
+def finish(work: Callable[[], int]) -> NoReturn:
+    """Do the work of a command and end with its exit code; with 130, as shells expect, after Ctrl-C."""
+    try:
+        exit_code = work()
+    except KeyboardInterrupt:
+        exit_code = 130
+    raise typer.Exit(exit_code)
