@@ -53,6 +53,10 @@ class Region:
         """Width and height in binned pixels."""
         return (self.s2 - self.s1 + 1) // self.sbin, (self.p2 - self.p1 + 1) // self.pbin
 
+    def same_ends(self, other: Region) -> bool:
+        """Whether the regions have the same pixels, however they are binned."""
+        return (self.s1, self.s2, self.p1, self.p2) == (other.s1, other.s2, other.p1, other.p2)
+
     def overlaps(self, other: Region) -> bool:
         """Whether the regions have pixels in common."""
         beside = self.s2 < other.s1 or other.s2 < self.s1
@@ -212,7 +216,8 @@ class SimulatedCamera:
         self._plugged = True
         self._exp_time = 10
         self._exp_mode = EXPOSURE_MODES["Internal Trigger"]
-        self._regions = [self._whole_sensor()]
+        self._whole = self._whole_sensor()
+        self._regions = [self._whole]
         self._pool: _Pool | None = None
         self._pool_of: tuple[int, ...] = ()
         self._acquisition: _Acquisition | None = None
@@ -238,7 +243,8 @@ class SimulatedCamera:
         self._open = True
         self._exp_time = 10
         self._exp_mode = EXPOSURE_MODES["Internal Trigger"]
-        self._regions = [self._whole_sensor()]
+        self._whole = self._whole_sensor()
+        self._regions = [self._whole]
 
     def close(self) -> None:
         """End what runs and close the camera."""
@@ -274,7 +280,7 @@ class SimulatedCamera:
 
     @property
     def binning(self) -> tuple[int, int]:
-        """Serial and parallel binning of the region."""
+        """Serial and parallel binning of the region; setting it leaves the region's ends."""
         self._check()
         return self._regions[0].sbin, self._regions[0].pbin
 
@@ -284,8 +290,8 @@ class SimulatedCamera:
         pair = value if isinstance(value, tuple) else (value, value)
         if pair not in self.binnings:
             raise ValueError(f"{self.name} only supports {self.binnings} binnings")
-        region = self._regions[0]
-        self._regions = [Region(region.s1, region.s2, pair[0], region.p1, region.p2, pair[1])]
+        # The ends stay, also where they do not fill a bin: only a region that is chosen later is cut.
+        self._regions[0].sbin, self._regions[0].pbin = pair
 
     @property
     def rois(self) -> list[Region]:
@@ -303,21 +309,18 @@ class SimulatedCamera:
             raise ValueError("Width and height must be >= 1")
         if not (0 <= s1 <= s1 + w <= self.sensor_size[0] and 0 <= p1 <= p1 + h <= self.sensor_size[1]):
             raise ValueError("Could not add ROI. ROI extends beyond limits of sensor")
-        region = Region(s1, s1 + w - 1, self._regions[0].sbin, p1, p1 + h - 1, self._regions[0].pbin)
-        whole = self._whole_sensor()
         present = self._regions[0]
-        if (present.s1, present.s2, present.p1, present.p2) != (whole.s1, whole.s2, whole.p1, whole.p2):
+        region = Region(s1, s1 + w - 1, present.sbin, p1, p1 + h - 1, present.pbin)
+        if not present.same_ends(self._whole):
             if present.overlaps(region):
                 raise ValueError("Could not add ROI. New ROI overlaps existing ROI")
             raise ValueError("Could not add ROI. Camera only supports 1 rois")
         self._regions = [region]
 
     def reset_rois(self) -> None:
-        """Go back to the whole sensor; the binning stays."""
+        """Go back to the whole sensor, with the binning it was last given."""
         self._check()
-        region = self._whole_sensor()
-        region.sbin, region.pbin = self.binning
-        self._regions = [region]
+        self._regions = [self._whole]
 
     def shape(self, roi_index: int = 0) -> tuple[int, int]:
         """Width and height of a frame in binned pixels."""

@@ -38,12 +38,24 @@ def test_region_has_inclusive_ends_and_binning_cuts_what_does_not_fill_a_bin(cam
     region = camera.rois[0]
     assert (region.s1, region.s2, region.p1, region.p2) == (900, 1099, 900, 999)
     assert camera.shape() == (200, 100)
-    camera.binning = (4, 4)
     camera.reset_rois()
+    camera.binning = (4, 4)
     camera.set_roi(0, 0, 203, 99)
     region = camera.rois[0]
     assert (region.s1, region.s2, region.sbin, region.p1, region.p2, region.pbin) == (0, 199, 4, 0, 95, 4)
     assert camera.get_frame(5).shape == (24, 50)
+
+
+@pytest.mark.parametrize("binning", [3, 5, 7])
+def test_binning_that_does_not_divide_the_sensor_leaves_room_for_a_region(camera, binning) -> None:
+    camera.binnings.append((binning, binning))
+    camera.reset_rois()
+    camera.binning = binning
+    assert camera.shape() == (2048 // binning, 2048 // binning)
+    camera.set_roi(10, 20, 8 * binning + 2, 4 * binning + 1)
+    region = camera.rois[0]
+    assert (region.s2, region.p2) == (10 + 8 * binning - 1, 20 + 4 * binning - 1)
+    assert camera.get_frame(5).shape == (4, 8)
 
 
 def test_wrong_settings_are_refused(camera) -> None:
