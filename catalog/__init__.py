@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .external import ExternalServer
     from .journal import Journal, find_journal, original_documents, read_journal
     from .launch import SessionLease, ensure_daemon
+    from .moments import UnknownMoment
+    from .notes import annotate, annotations_of
     from .query import search_runs
     from .session import CatalogSession
 
@@ -50,9 +52,12 @@ _HOMES = {
     "KeyRejected": "errors",
     "NoCatalog": "errors",
     "SessionLease": "launch",
+    "UnknownMoment": "moments",
     "UnknownRun": "errors",
     "UnrecordableValue": "errors",
     "UnsupportedPlatform": "errors",
+    "annotate": "notes",
+    "annotations_of": "notes",
     "ensure_daemon": "launch",
     "find_journal": "journal",
     "open_catalog": "client",
@@ -81,9 +86,12 @@ __all__ = [
     "KeyRejected",
     "NoCatalog",
     "SessionLease",
+    "UnknownMoment",
     "UnknownRun",
     "UnrecordableValue",
     "UnsupportedPlatform",
+    "annotate",
+    "annotations_of",
     "ensure_daemon",
     "find_journal",
     "open_catalog",

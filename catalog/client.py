@@ -30,19 +30,20 @@ from .launch import (
 )
 
 if TYPE_CHECKING:
-    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+    from .run_catalog import RunCatalog
 
 POLL_INTERVAL_S = 0.05
 LOG_TAIL_LINES = 15
 
 
-def open_catalog(data_dir: str | os.PathLike[str], wait: float = 30.0) -> CatalogOfBlueskyRuns:
+def open_catalog(data_dir: str | os.PathLike[str], wait: float = 30.0, *, lazy: bool = False) -> RunCatalog:
     """Return the catalog of the runs in a data directory.
 
     The catalog's server is started when it does not run, and stays as long as this process lives (see
     `leave_daemon`). ``cat[-1]`` is the latest run, ``cat[12]`` the one with scan id 12, ``cat["5a9d3f"]`` the
-    one whose uid begins so; ``cat.search(Key("plan_name") == "scan")`` and
-    ``cat.search(TimeRange(since="2025-01-01"))`` search; ``cat.v1`` is databroker's ``Broker``.
+    one whose uid begins so; ``cat.search(plan="scan", since="yesterday")`` (see `search_runs`),
+    ``cat.search(Key("plan_name") == "scan")`` and ``cat.search(TimeRange(since="2025-01-01"))`` search; ``cat.v1``
+    is databroker's ``Broker``.
 
     Parameters
     ----------
@@ -50,6 +51,8 @@ def open_catalog(data_dir: str | os.PathLike[str], wait: float = 30.0) -> Catalo
         The data directory that sessions have recorded to.
     wait : float
         Seconds to wait for the server; it takes about four to start.
+    lazy : bool
+        Give images and other arrays as dask arrays, which are fetched piece by piece when they are computed.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def open_catalog(data_dir: str | os.PathLike[str], wait: float = 30.0) -> Catalo
     began = time.monotonic()
     ensure_daemon(directory.root)
     url = wait_for_server(directory, wait)
-    return connect(directory, url, wait - (time.monotonic() - began))
+    return connect(directory, url, wait - (time.monotonic() - began), lazy=lazy)
 
 
 def wait_for_server(directory: DataDirectory, timeout: float) -> str:
@@ -128,7 +131,7 @@ def start_failure(directory: DataDirectory, state: CatalogState) -> CatalogStart
     )
 
 
-def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlueskyRuns:
+def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = False) -> RunCatalog:
     """Return the client of a server that is ready.
 
     Raises
@@ -141,17 +144,21 @@ def connect(directory: DataDirectory, url: str, timeout: float) -> CatalogOfBlue
     import httpx
     from tiled.client import from_uri
 
+    from .run_catalog import RunCatalog
+
     began = time.monotonic()
     external = ExternalServer.read(directory)
     key = directory.read_key() if external is None else external.key()
     try:
-        root = from_uri(api_address(url), api_key=key, trust_env=not is_local(url))
+        kind = "dask" if lazy else "numpy"
+        root = from_uri(api_address(url), kind, api_key=key, trust_env=not is_local(url))
         root = root.new_variation(structure_clients=_private_copy(root.structure_clients))
         while True:
             if any(spec.name == "CatalogOfBlueskyRuns" for spec in root.specs):
-                return root  # an external server's container of runs, named as such
+                # An external server's container of runs, named as such.
+                return RunCatalog(root.context, item=root.item, structure_clients=root.structure_clients)
             with contextlib.suppress(KeyError):
-                catalog: CatalogOfBlueskyRuns = root[RUNS_KEY]
+                catalog: RunCatalog = root[RUNS_KEY]
                 return catalog
             # The daemon creates the container right after the server's first start.
             waited = time.monotonic() - began
@@ -184,12 +191,14 @@ def _key_rejected(directory: DataDirectory, external: ExternalServer | None) -> 
 
 
 def _private_copy(structure_clients: Any) -> Any:
-    """Return tiled's table of client classes as one that really is copied when it is copied.
+    """Return tiled's table of client classes, with ours, as one that really is copied when it is copied.
 
     The older faces of a catalog, ``v1`` and ``v2``, exchange classes in what they take for a copy of their own;
     it is not one, and from then on every run read in this process would have the older face.
     """
     from tiled.utils import OneShotCachedMap
+
+    from .run_catalog import RunCatalog
 
     class PrivateClients(OneShotCachedMap[str, Any]):  # type: ignore[misc]
         def __copy__(self) -> PrivateClients:
@@ -200,6 +209,7 @@ def _private_copy(structure_clients: Any) -> Any:
 
     own = PrivateClients()
     own.__setstate__(dict(structure_clients.__getstate__()))
+    own.set("CatalogOfBlueskyRuns", lambda: RunCatalog)
     return own
 
 

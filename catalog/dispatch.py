@@ -14,6 +14,7 @@ from .directory import REPLAYED, DataDirectory
 from .errors import JournalCorrupt
 from .journal import JournalTail, compress_journal
 from .locking import is_locked
+from .notes import mark_for_mirror, mirror_notes
 
 if TYPE_CHECKING:
     from .delivery import ReportedProblem, RunDelivery
@@ -70,6 +71,7 @@ class Deliveries(threading.Thread):
                 container = self._connect()
                 continue
             started = time.monotonic()
+            self._mirror_notes(container)
             paths = self._look_for_work(started)
             busy = False
             for path in paths:
@@ -106,6 +108,14 @@ class Deliveries(threading.Thread):
             self._ending.wait(1.0)
             return None
 
+    def _mirror_notes(self, container: Any) -> None:
+        try:
+            mirror_notes(self.directory, container)
+        except Exception as error:  # the notes are safe in their files and tried again with the next batch
+            if (trouble := f"{type(error).__name__}: {error}") != self._trouble:
+                logger.warning("Notes could not be brought into the catalog: %s", trouble)
+            self._trouble = trouble
+
     def _step(self, path: Path, container: Any) -> bool | None:
         """Deliver a batch of one run; None when the server is gone."""
         import httpx
@@ -120,6 +130,7 @@ class Deliveries(threading.Thread):
         try:
             busy = run.step(container)
             if run.stopped:
+                mark_for_mirror(self.directory, run.uid)
                 run.finish()
                 del self._runs[path]
                 logger.info("Run %s is delivered", run.uid)

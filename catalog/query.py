@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
+from .moments import period
+from .notes import ANNOTATIONS_KEY
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -15,11 +19,17 @@ def search_runs(
     catalog: CatalogOfBlueskyRuns,
     *,
     plan: str | None = None,
+    device: str | None = None,
     detector: str | None = None,
     motor: str | None = None,
+    sample: Any = None,
+    operator: str | None = None,
+    proposal: Any = None,
     exit_status: Literal["success", "abort", "fail"] | None = None,
     since: str | float | datetime | None = None,
     until: str | float | datetime | None = None,
+    tags: str | Iterable[str] = (),
+    note: str | None = None,
     text: str | None = None,
     **metadata: Any,
 ) -> CatalogOfBlueskyRuns:
@@ -31,33 +41,61 @@ def search_runs(
         What to search.
     plan : str
         Name of the plan.
+    device : str
+        Name of a device that the start document names anywhere: a detector, a motor, an instrument of the session.
     detector, motor : str
         Name of a device among the run's detectors or motors.
+    sample, operator, proposal : str or other value
+        As the start document has them.
     exit_status : "success", "abort" or "fail"
         How the run ended; runs that go on have none.
     since, until : str, float or datetime
-        First and last start time; text such as "2025-06-01" or "2025-06-01 14:00", or seconds of Unix time.
+        When the run began: from the beginning of ``since`` to the end of ``until``. Text such as "yesterday",
+        "3 days", "2026-06", "2026-06-01 14:00", or seconds of Unix time; see `catalog.moments`.
+    tags : str or several
+        Tags the run has; all of them.
+    note : str
+        Text that stands in its notes.
     text : str
-        Words that stand, in this order, anywhere in the run's metadata.
+        Words that stand, in this order, anywhere in the run's metadata, notes and tags included.
     **metadata
-        Further entries of the start document and their values, for example ``sample="S7"``.
-    """
-    from bluesky_tiled_plugins.queries import TimeRange
-    from tiled.queries import Contains, Eq, FullText
+        Further entries of the start document and their values, for example ``campaign="autumn"``; entries of
+        entries with a dot, ``**{"plan_args.num": 5}``.
 
-    queries: list[Any] = [Eq(f"start.{key}", value) for key, value in metadata.items()]
-    if plan is not None:
-        queries.append(Eq("start.plan_name", plan))
-    for names, name in (("start.detectors", detector), ("start.motors", motor)):
+    Raises
+    ------
+    UnknownMoment
+        ``since`` or ``until`` is not understood.
+    """
+    from tiled.queries import Comparison, Contains, Eq, FullText
+
+    given = {"plan_name": plan, "sample": sample, "operator": operator, "proposal": proposal}
+    given = {key: value for key, value in given.items() if value is not None}
+    queries: list[Any] = [Eq(f"start.{key}", value) for key, value in {**given, **metadata}.items()]
+    for names, name in (("start.detectors", detector), ("start.motors", motor), ("start", device)):
         if name is not None:
-            # The list is compared as text: with its quotes a name is not found inside a longer one.
+            # The entry is compared as text: with its quotes a name is not found inside a longer one.
             queries.append(Contains(names, json.dumps(name)))
     if exit_status is not None:
         queries.append(Eq("stop.exit_status", exit_status))
-    if since is not None or until is not None:
-        queries.append(TimeRange(since=since, until=until))
+    if since is not None:
+        queries.append(Comparison("ge", "start.time", period(since)[0]))
+    if until is not None:
+        queries.append(Comparison("lt", "start.time", period(until)[1]))
+    for tag in [tags] if isinstance(tags, str) else tags:
+        queries.append(Contains(f"{ANNOTATIONS_KEY}.tags", json.dumps(tag)))
+    if note is not None:
+        queries.append(Contains(f"{ANNOTATIONS_KEY}.notes", json.dumps(note)[1:-1]))
     if text is not None:
         queries.append(FullText('"' + text.replace('"', '""') + '"'))
     for query in queries:
-        catalog = catalog.search(query)
+        # The catalog's own search takes every key for one of the start document.
+        catalog = _search(catalog, query)
     return catalog
+
+
+def _search(catalog: CatalogOfBlueskyRuns, query: Any) -> CatalogOfBlueskyRuns:
+    from tiled.client.container import Container
+
+    found: CatalogOfBlueskyRuns = Container.search(catalog, query)
+    return found

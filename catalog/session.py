@@ -17,7 +17,7 @@ from .journal import Journal
 from .launch import SessionLease, start_daemon_if_missing
 
 if TYPE_CHECKING:
-    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+    from .run_catalog import RunCatalog
 
 WATCH_INTERVAL_S = 2.0
 """How often a session looks whether the catalog daemon is still there."""
@@ -65,7 +65,7 @@ class CatalogSession:
         self.directory = DataDirectory.at(data_dir)
         self.journal = Journal(self.directory.root, pause=pause, on_trouble=on_trouble)
         self._lease = SessionLease(self.directory.root)
-        self._catalog: CatalogOfBlueskyRuns | None = None
+        self._catalog: RunCatalog | None = None
         self._catalog_url = ""
         self._on_trouble = on_trouble
         self._told: set[str] = set()
@@ -78,7 +78,7 @@ class CatalogSession:
         self._watch = threading.Thread(target=self._keep_daemon, name="catalog watch", daemon=True)
         self._watch.start()
 
-    def catalog(self, wait: float = 30.0) -> CatalogOfBlueskyRuns:
+    def catalog(self, wait: float = 30.0) -> RunCatalog:
         """Return the catalog of all runs in the data directory; see `open_catalog`.
 
         Parameters
