@@ -369,6 +369,7 @@ class Channel:
 
     def _explained(self, guard: Guard, error: AcquireTimeout) -> CoexistenceError:
         """While the wire is disconnected, say so rather than blame who waits ahead."""
+        self.note_refusal(guard)
         if self._connected or error.wire != self._arbiter.name:
             return error
         return self._disconnected(guard.owner)
@@ -535,6 +536,11 @@ class Channel:
             self._connected = self._ready = False
         self._transport.close()
 
+    def note_refusal(self, guard: Guard) -> None:
+        """Record that a turn did not come in time, which is no trouble for those who only ask when the wire is free."""
+        if guard.rank is not Rank.BACKGROUND:
+            self.wire.record_refusal(guard.owner)
+
     def _disconnected(self, owner: str) -> WireDisconnected:
         error = self.last_error
         reason = error.reason if isinstance(error, WireDisconnected) else str(error or "it was lost")
@@ -552,6 +558,7 @@ class Channel:
                 return
             self._connected = self._ready = False
             self.last_error = error
+        self.wire.record_loss()
         with contextlib.suppress(*self._transport.lost):
             self._transport.close()
         logger.warning("%s is lost: %s", self.name, error, extra={"wire": self.name, "event": "lost"})
@@ -684,7 +691,7 @@ class Channel:
                     self._expect_late(guard, exchange, replies=2 if resent else 1)
                     raise self._unanswered(guard, exchange)
             resent = True
-            self.wire.record_retry(guard.owner)
+            self.wire.record_retry(guard.owner, exchange.command)
 
     def _send(self, guard: Guard, exchange: Exchange, deadline: float) -> int:
         command = exchange.command

@@ -206,7 +206,10 @@ class Job(Guard, Generic[T]):
     def explained(self, error: BaseException) -> BaseException:
         """Return why this job was not served: while the wire is disconnected, that, and not who waits ahead."""
         channel = self._channel
-        if not isinstance(error, AcquireTimeout) or channel._connected:
+        if not isinstance(error, AcquireTimeout):
+            return error
+        channel.note_refusal(self)
+        if channel._connected:
             return error
         disconnected = channel._disconnected(self.owner)
         disconnected.__cause__ = error

@@ -9,12 +9,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from coexistence.arbiter import Arbiter, Mailbox, Party, forget_wait
 from coexistence.errors import AcquireTimeout, WireClosed
-from coexistence.wire_statistics import LogEntry, StatisticsCollector, WireStatistics
+from coexistence.wire_statistics import LogEntry, StatisticsCollector, Trouble, WireStatistics
 
 if TYPE_CHECKING:
     from coexistence.channel import Channel
@@ -25,6 +26,9 @@ T = TypeVar("T")
 logger = logging.getLogger("coexistence.wire")
 
 _BATCH = 256
+
+_MOST_TROUBLES = 1000
+"""Kept for each wire; the oldest go first."""
 
 Entry = tuple[float, str, bytes, bytes, float, float, str]
 
@@ -60,6 +64,10 @@ class Wire:
         self._collector = StatisticsCollector()
         self._entries: deque[Entry] = deque(maxlen=log_size)
         self._uncounted: deque[Entry] = deque()
+        self._troubles: deque[Trouble] = deque(maxlen=_MOST_TROUBLES)
+        self._trouble_numbers = count(1)
+        self.last_trouble = 0
+        """Number of the latest trouble, counted from 1."""
         self.closed = False
 
     def _add_holds(self, samples: list[Any]) -> None:
@@ -75,24 +83,47 @@ class Wire:
         """Keep an exchange in the log and count it."""
         self._entries.append(entry)
         self._uncounted.append(entry)
+        if entry[6] != "ok":
+            self._note_trouble(entry[0], entry[1], entry[6], entry[2])
         if len(self._uncounted) >= _BATCH:
             self._count()
 
     def record_stray(self, line: bytes, outcome: str) -> None:
         """Keep a line in the log that nobody asked for (``stray``) or that came after its time (``late``)."""
-        self._entries.append((time.time(), "", b"", line, 0.0, 0.0, outcome))
+        now = time.time()
+        self._entries.append((now, "", b"", line, 0.0, 0.0, outcome))
+        self._note_trouble(now, "", outcome, line)
         if outcome == "late":
             self._collector.late_replies += 1
         else:
             self._collector.strays += 1
 
-    def record_retry(self, owner: str) -> None:
+    def record_retry(self, owner: str, command: bytes) -> None:
         """Count a query that is sent once more."""
         self._collector.add_retry(owner)
+        self._note_trouble(time.time(), owner, "retry", command)
+
+    def record_refusal(self, owner: str) -> None:
+        """Note that an owner's turn did not come in time."""
+        self._note_trouble(time.time(), owner, "not sent", b"")
+
+    def record_loss(self) -> None:
+        """Note that the hardware is gone."""
+        self._note_trouble(time.time(), "", "disconnected", b"")
 
     def record_reconnect(self) -> None:
         """Count a reconnect."""
         self._collector.reconnects += 1
+        self._note_trouble(time.time(), "", "reconnect", b"")
+
+    def troubles_since(self, number: int) -> list[Trouble]:
+        """Return what went wrong after the trouble of this number, oldest first; 0 for all that is kept."""
+        return [trouble for trouble in tuple(self._troubles) if trouble.number > number]
+
+    def _note_trouble(self, when: float, owner: str, kind: str, line: bytes) -> None:
+        number = next(self._trouble_numbers)
+        self._troubles.append(Trouble(number, when, self.name, owner, kind, line))
+        self.last_trouble = number
 
     def _count(self) -> None:
         batch: list[Entry] = []

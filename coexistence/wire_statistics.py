@@ -98,6 +98,24 @@ class LogEntry(NamedTuple):
     outcome: str
 
 
+class Trouble(NamedTuple):
+    """Something that did not go as it should on a wire.
+
+    ``number`` counts from 1 for each wire; ``time`` is the system time (s since 1970). ``kind`` is ``timeout`` (no
+    reply in time), ``not sent`` (the time was over before the wire was free), ``retry`` (asked a second time),
+    ``disconnected``, ``reconnect``, ``revoked`` or ``interrupted`` (the exchange was broken off), ``late`` (a reply
+    after its timeout), ``stray`` (a line nobody asked for). ``owner`` is empty where no exchange was concerned, and
+    ``line`` is the command, or the line that came late or astray.
+    """
+
+    number: int
+    time: float
+    wire: str
+    owner: str
+    kind: str
+    line: bytes
+
+
 @dataclass
 class OwnerStatistics:
     """What one owner did on a wire, or what all did together."""

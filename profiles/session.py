@@ -35,6 +35,7 @@ from profiles.interruption import AbortOnInterrupt
 from profiles.log import log_to_file
 from profiles.metadata import Provenance, SharedMetadata
 from profiles.named_devices import Devices
+from profiles.wire_record import WireRecord
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -227,6 +228,9 @@ class Session:
             self._start_simulators()
         self.RE = self._make_run_engine()
         self.RE.subscribe(self.capture.journal)
+        wire_record = WireRecord(self.resources)
+        self.RE.preprocessors.append(wire_record)
+        self.RE.subscribe(wire_record.take)
         self.RE.subscribe(self._note_end_of_run, "stop")
         simulated_cameras = self.simulated.cameras if self.simulated is not None else None
         hardware = Hardware(self.resources, self.data_dir / "images", simulated_cameras)
