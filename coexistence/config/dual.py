@@ -143,6 +143,11 @@ class DualConfig(Section):
         return self._absolute(self.catalog.directory)
 
     @property
+    def catalog_key_file(self) -> Path | None:
+        """The file with the key of an external catalog server, as an absolute path."""
+        return self._absolute(self.catalog.key_file)
+
+    @property
     def storage_directories(self) -> dict[Generation, Path | None]:
         """Where each generation keeps files according to `storage`, as absolute paths."""
         return {name: self._absolute(self.generation(name).storage) for name in GENERATIONS}

@@ -40,7 +40,7 @@ class Finding(NamedTuple):
 class Section(BaseModel):
     """A table of the file that takes no other keys than those it declares."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ApplicationConfig(Section):
@@ -58,6 +58,16 @@ class ApplicationConfig(Section):
     """What is measured."""
     proposal: str | None = None
     """Under which proposal."""
+    baseline: bool | tuple[str, ...] = True
+    """What is read at the beginning and end of each run: all but cameras, nothing (`false`), or these ids."""
+    suspend_on_wire_loss: bool = False
+    """Whether a plan waits for a lost wire, goes back to its checkpoint and goes on when the wire is back."""
+    supervise: bool = False
+    """Whether instruments that fail are started again, with growing pauses and a limited number of times."""
+    cpu_limit_percent: PositiveFloat = 90.0
+    """A health check warns when the process uses more of a core."""
+    memory_limit_mib: PositiveFloat = 4096.0
+    """A health check warns when the process uses more memory, in MiB."""
 
 
 class CatalogConfig(Section):
@@ -67,6 +77,10 @@ class CatalogConfig(Section):
     """Where runs are kept, relative to the first file's folder; `./tandem-data` unless given."""
     keep_running: bool = False
     """Whether the catalog's server stays when the last session has left."""
+    uri: str | None = None
+    """Address of a tiled server run by somebody else, in place of one for this directory alone."""
+    key_file: Path | None = None
+    """File with the key of that server, relative to the first file's folder; else `TILED_API_KEY` has the key."""
 
 
 class SimulationConfig(Section):
@@ -86,7 +100,7 @@ class InstrumentConfig(BaseModel):
     What has no field here is an option of the type, see :attr:`options`.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
 
     id: str
     """Its name: variable at the prompt and first part of its columns; no other instrument may have it."""
