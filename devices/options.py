@@ -191,8 +191,18 @@ class ScpiSignal(BaseModel):
 
 
 class ScpiOptions(InstrumentOptions):
-    """Options every SCPI instrument has."""
+    """Options every SCPI instrument has; those of the line are for instruments on a serial port."""
 
+    baud_rate: int | None = Field(default=None, gt=0)
+    """Symbols per second; 9600 unless given."""
+    data_bits: Literal[5, 6, 7, 8] | None = None
+    """Bits of a character; 8 unless given."""
+    stop_bits: Literal[1, 2] | None = None
+    """Stop bits; 1 unless given."""
+    parity: Literal["none", "even", "odd", "mark", "space"] | None = None
+    """Parity bit; none unless given."""
+    flow_control: FlowControl | None = None
+    """Who may hold the line back; nobody unless given."""
     expected_identity: str = ""
     """A part of what ``*IDN?`` has to answer; empty takes any instrument."""
     setup: tuple[str, ...] = ()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
-from coexistence.config import DualConfig, Finding, Generation, InstrumentConfig
+from coexistence.config import WIRE_KEYS, DualConfig, Finding, Generation, InstrumentConfig
 from devices import registry
+from devices.protocols.errors import ValueRefused
 
-_KEYS_OF_MEDIUM = {
+KEYS_OF_MEDIUM = {
     "serial": ("serial_port", "resource"),
     "visa": ("resource", "serial_port"),
     "camera": ("camera_name",),
 }
-_WIRE_KEYS = ("serial_port", "resource", "camera_name")
+"""By what kind of wire a type needs, the keys that may name it."""
+
+_CLASS = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*\Z")
 
 
 def load_configuration(*configurations: str | os.PathLike[str]) -> DualConfig:
@@ -25,7 +32,8 @@ def load_configuration(*configurations: str | os.PathLike[str]) -> DualConfig:
     ConfigError
         With all problems of all files, types and options of instruments included.
     """
-    return DualConfig.load(*map(find_configuration, configurations), check=check_instrument)
+    files = map(find_configuration, configurations)
+    return DualConfig.load(*files, check=check_instrument, line_settings=line_settings)
 
 
 def find_configuration(configuration: str | os.PathLike[str]) -> Path:
@@ -36,9 +44,20 @@ def find_configuration(configuration: str | os.PathLike[str]) -> Path:
     return packaged if is_name and not path.is_file() and packaged.is_file() else path
 
 
-def check_instrument(_: Generation, instrument: InstrumentConfig) -> Iterator[Finding]:
+def line_settings(instrument: InstrumentConfig) -> Mapping[str, Any]:
+    """Return how an instrument sets its serial line, as far as that can be told of what may be a wrong entry."""
+    try:
+        if registry.instrument_type(instrument.type).medium == "serial":
+            return registry.line_settings(instrument.type, instrument.options)
+    except (registry.UnknownInstrument, ValueError):
+        pass
+    return instrument.line_settings
+
+
+def check_instrument(generation: Generation, instrument: InstrumentConfig) -> Iterator[Finding]:
     """Tell what the registry of devices finds wrong with a configured instrument."""
     if instrument.is_foreign:
+        yield from _check_class(instrument)
         return
     try:
         known = registry.instrument_type(instrument.type)
@@ -49,24 +68,97 @@ def check_instrument(_: Generation, instrument: InstrumentConfig) -> Iterator[Fi
             _suggestion(unknown.suggestions, registry.type_names()),
         )
         return
-    keys = _KEYS_OF_MEDIUM[known.medium]
-    given = next((key for key in _WIRE_KEYS if getattr(instrument, key)), None)
+    keys = KEYS_OF_MEDIUM[known.medium]
+    given = next((key for key in WIRE_KEYS if getattr(instrument, key)), None)
     if given is not None and given not in keys:
         yield Finding(
             given,
-            f"Instrument {instrument.id!r} is a {instrument.type}, which has no {given}",
+            f"Instrument {instrument.id!r} is of type {instrument.type}, which has no {given}",
             f"give its {' or '.join(keys)}",
         )
-    try:
-        registry.check_options(instrument.type, instrument.options)
-    except registry.OptionProblem as error:
-        for option, problem in error.problems:
-            value = instrument.options.get(option)
+    if known.medium != "camera" and given == "resource" and instrument.serial_device is None:
+        for option in instrument.line_settings:
             yield Finding(
                 option,
-                f"Option {option!r} of {instrument.type} {instrument.id!r} cannot be {value!r}",
-                problem[0].lower() + problem[1:],
+                f"Option {option!r} of {instrument.type} {instrument.id!r} is for serial lines, and it is on "
+                f"{instrument.resource}",
+                "remove the line",
             )
+    for key in ("args", "kwargs"):
+        if getattr(instrument, key):
+            yield Finding(
+                key,
+                f"{instrument.type} {instrument.id!r} takes no {key}",
+                f"write its options as keys of [[{generation}.instruments]]; {key} are for package.module:Class",
+            )
+    yield from _check_options(instrument)
+
+
+def _check_options(instrument: InstrumentConfig) -> Iterator[Finding]:
+    try:
+        options: Any = registry.check_options(instrument.type, instrument.options)
+    except registry.OptionProblem as error:
+        for option, problem in error.problems:
+            key, *inside = option.split(".")
+            value = reduce(_item, inside, instrument.options.get(key))
+            text = problem[0].lower() + problem[1:]
+            yield Finding(key, _cannot_be(instrument, option, value), text.removeprefix("value error, "))
+        return
+    try:
+        _check_values(options)
+    except ValueRefused as refused:
+        yield Finding(
+            refused.setting, _cannot_be(instrument, refused.setting, refused.value), f"may be {refused.allowed}"
+        )
+
+
+def _check_values(options: Any) -> None:
+    """Raise ValueRefused for what is of the right type and not what the instrument can be set to."""
+    if not hasattr(options, "protocol"):
+        return
+    protocol = options.protocol()
+    wanted = options.settings() if hasattr(options, "settings") else {}
+    for name, value in wanted.items():
+        protocol.fields[name].check(value)
+
+
+def _cannot_be(instrument: InstrumentConfig, option: str, value: object) -> str:
+    return f"Option {option!r} of {instrument.type} {instrument.id!r} cannot be {value!r}"
+
+
+def _item(value: Any, key: str) -> Any:
+    """Return what stands inside an option, as far as it has such a thing."""
+    try:
+        if isinstance(value, list | tuple):
+            return value[int(key)]
+        return value[key]
+    except (LookupError, TypeError, ValueError):
+        return value
+
+
+def _check_class(instrument: InstrumentConfig) -> Iterator[Finding]:
+    match = _CLASS.match(instrument.type)
+    if match is None:
+        yield Finding(
+            "type",
+            f"Type {instrument.type!r} of instrument {instrument.id!r} names no class",
+            "write package.module:Class, ophyd_async.epics.motor:Motor for one",
+        )
+        return
+    package = match["module"].partition(".")[0]
+    # Only the package is looked for: looking for the module would import it.
+    if importlib.util.find_spec(package) is None:
+        yield Finding(
+            "type",
+            f"Type {instrument.type!r} of instrument {instrument.id!r}: there is no package {package!r}",
+            "install it where this session runs, or correct its name",
+        )
+    for option in instrument.options:
+        yield Finding(
+            option,
+            f"Option {option!r} of instrument {instrument.id!r} is not given to {instrument.type}",
+            f"write kwargs = {{ {option} = ... }}",
+        )
 
 
 def _suggestion(close: tuple[str, ...], known: tuple[str, ...]) -> str:

@@ -144,7 +144,8 @@ def _shadow_problem(
         return f"Instrument {instrument.id!r} shadows {shadowed!r}, which is of {generation} as well", suggestion
     if not _comparable(target, instrument):
         return (
-            f"Instrument {instrument.id!r} is a {instrument.type} and shadows {shadowed!r}, which is a {target.type}",
+            f"Instrument {instrument.id!r} is of type {instrument.type} and shadows {shadowed!r}, "
+            f"which is of type {target.type}",
             suggestion,
         )
     if target.shadow_of == instrument.id and generation == "v4":

@@ -1,7 +1,9 @@
 """Configuration files as users write them, and every problem they are told about."""
 
+import grp
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,6 +118,30 @@ def test_a_problem_from_the_environment_names_the_variable(write):
     ]
 
 
+def test_the_environment_overrides_settings_of_instruments(write):
+    config = DualConfig.load(
+        write(meter("v2", "Power")),
+        environment={
+            "TANDEM__V2__INSTRUMENTS__POWER__SERIAL_PORT": "/dev/ttyS7",
+            "TANDEM__V2__INSTRUMENTS__POWER__SIMULATION__SEED": "3",
+        },
+    )
+    (instrument,) = config.v2.instruments
+    assert (instrument.serial_port, instrument.simulation) == ("/dev/ttyS7", {"seed": 3})
+    assert config.location("v2", "Power", "serial_port") == (
+        "environment variable TANDEM__V2__INSTRUMENTS__POWER__SERIAL_PORT"
+    )
+    assert problems_of(write(meter("v2", "a")), environment={"TANDEM__V2__INSTRUMENTS__B__ENABLED": "false"}) == [
+        "There is no instrument 'b' in v2 / there are: a / environment variable TANDEM__V2__INSTRUMENTS__B__ENABLED"
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_file(write):
+    path = write("")
+    path.write_bytes(b"\xef\xbb\xbf[application]\nname = 'windows'\n")
+    assert DualConfig.load(path, environment={}).application.name == "windows"
+
+
 def test_a_disabled_instrument_is_checked_but_not_started(write):
     config = DualConfig.load(write(meter("v2", "a", more="enabled = false\n") + meter("v2", "b")), environment={})
     assert [i.id for _, i in config.instruments()] == ["b"]
@@ -212,6 +238,40 @@ def test_the_fingerprint_depends_on_the_settings_and_not_on_the_text(write):
             id="shadow of nothing",
         ),
         pytest.param(
+            meter("v2", "power") + meter("v4", "new", more="shadow_of = 'new'\n"),
+            "Instrument 'new' shadows itself / name one of v2: power / config.toml:9",
+            id="shadow of itself",
+        ),
+        pytest.param(
+            meter("v2", "a") + meter("v4", "b") + meter("v4", "c", more="shadow_of = 'b'\n"),
+            "Instrument 'c' shadows 'b', which is of v4 as well / name one of v2: a / config.toml:13",
+            id="shadow of its own generation",
+        ),
+        pytest.param(
+            meter("v2", "a").replace("Newport1830C", "ScpiMeter") + meter("v4", "b", more="shadow_of = 'a'\n"),
+            "Instrument 'b' is of type Newport1830C and shadows 'a', which is of type ScpiMeter / "
+            "remove the line / config.toml:9",
+            id="shadow of another type",
+        ),
+        pytest.param(
+            meter("v2", "a", more="shadow_of = 'b'\n") + meter("v4", "b", more="shadow_of = 'a'\n"),
+            "Instruments 'a' and 'b' shadow each other / remove one of the two lines / config.toml:10",
+            id="shadows of each other",
+        ),
+        pytest.param(
+            "[v2.instruments]\nid = 'a'\n",
+            "The instruments of v2 are {'id': 'a'}, which is no list / begin each instrument with [[v2.instruments]], "
+            "in double brackets / config.toml:1",
+            id="single brackets",
+        ),
+        pytest.param(
+            "[[v2.instruments]]\nid = 'a'\ntype = 'X'\nserial_port = 'usb:403:6001'\n",
+            "Malformed serial port of instrument 'a': 'usb:403:6001' is no USB identity / write usb:VENDOR:PRODUCT or "
+            "usb:VENDOR:PRODUCT:SERIAL with four hexadecimal digits each, for example 'usb:0403:6001:FT1ABC23' / "
+            "config.toml:4",
+            id="malformed port",
+        ),
+        pytest.param(
             "v2 = 3\n",
             "v2 = 3 is no section / write [v2] on a line of its own / config.toml:1",
             id="section is a number",
@@ -303,14 +363,50 @@ def test_a_configuration_made_in_code_is_checked_the_same_way():
         DualConfig.from_mapping({"v2": {"instruments": [{"id": "a"}]}})
 
 
-def test_ports_are_looked_for_only_when_asked(write):
+def test_ports_are_looked_for_only_when_asked(write, monkeypatch):
+    monkeypatch.setattr("serial.tools.list_ports.comports", list)
     config = DualConfig.load(
-        write(meter("v2", "a", "/dev/no-such-port") + meter("v2", "b", "/dev/null")), environment={}
+        write(
+            meter("v2", "a", "/dev/no-such-port")
+            + meter("v2", "b", "/dev/null")
+            + meter("v2", "c", "usb:0403:6001:FT0")
+            + meter("v2", "d", "/dev/none", "enabled = false\n")
+            + meter("v2", "e", "socket://192.0.2.1:4000")
+        ),
+        environment={},
     )
+    path = config.files[0]
+    assert [str(problem) for problem in config.hardware_problems()] == [
+        "Serial port '/dev/no-such-port' of instrument 'a' does not exist / connect the adapter; /dev/no-such-port "
+        f"appears with it / {path}:4",
+        "Serial port 'usb:0403:6001:FT0' of instrument 'c' is not there: no such USB adapter is plugged in / connect "
+        f"the adapter; usb:0403:6001:FT0 appears with it / {path}:12",
+    ]
+
+
+def test_ports_that_are_there_are_suggested_for_one_that_is_not(write, monkeypatch):
+    present = [SimpleNamespace(device=f"/dev/ttyUSB{number}") for number in (1, 0)]
+    monkeypatch.setattr("serial.tools.list_ports.comports", lambda: present)
+    config = DualConfig.load(write(meter("v2", "a", "/dev/no-such-port")), environment={})
     (problem,) = config.hardware_problems()
-    assert problem.message == "Serial port '/dev/no-such-port' of instrument 'a' does not exist"
-    assert problem.suggestion
-    assert problem.location.endswith("config.toml:4")
+    assert problem.suggestion == "present are: /dev/ttyUSB0, /dev/ttyUSB1"
+
+
+def test_a_port_that_may_not_be_used_names_the_group_to_join(write, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != "/dev/null")
+    config = DualConfig.load(write(meter("v2", "a", "/dev/null")), environment={})
+    (problem,) = config.hardware_problems()
+    assert problem.message == "Serial port '/dev/null' of instrument 'a' may not be used by you"
+    group = grp.getgrgid(os.stat("/dev/null").st_gid).gr_name
+    assert problem.suggestion == f"join the group '{group}': sudo usermod -a -G {group} $USER, then log in anew"
+
+
+def test_the_catalogs_directory_must_be_writable(write, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    assert problems_of(write('[catalog]\ndirectory = "file/runs"\n')) == [
+        "The catalog's directory 'file/runs' cannot be used: file is no directory / choose a directory you may write "
+        "to / config.toml:2"
+    ]
 
 
 def test_lines_are_found_around_every_form_of_value(write):

@@ -1,0 +1,153 @@
+"""What the registry of devices has to say about a configuration: exact message, suggestion and line."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coexistence.errors import ConfigError
+from profiles.configuration import load_configuration
+
+SERIAL = '[[{generation}.instruments]]\nid = "{id}"\ntype = "{type}"\nserial_port = "/dev/{port}"\n{more}'
+
+
+def on_port(type_name: str, more: str = "", *, generation: str = "v2", name: str = "a", port: str = "ttyS98") -> str:
+    return SERIAL.format(generation=generation, id=name, type=type_name, port=port, more=more)
+
+
+@pytest.fixture
+def problems_of(tmp_path: Path) -> Callable[[str], list[str]]:
+    def problems(text: str) -> list[str]:
+        path = tmp_path / "bench.toml"
+        path.write_text(text)
+        try:
+            load_configuration(path)
+        except ConfigError as error:
+            return [str(problem).replace(f"{tmp_path}/", "") for problem in error.problems]
+        return []
+
+    return problems
+
+
+CAMERA = '[[v4.instruments]]\nid = "c"\ntype = "PVCAMInstrument"\n'
+FOREIGN = '[[v4.instruments]]\nid = "m"\ntype = "{type}"\n{more}'
+SOCKET = '[[v4.instruments]]\nid = "v"\ntype = "ScpiMeter"\nresource = "TCPIP0::192.0.2.1::5025::SOCKET"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            on_port("Newport1830"),
+            "Unknown type 'Newport1830' of instrument 'a' / did you mean 'Newport1830C'? / bench.toml:3",
+            id="unknown type",
+        ),
+        pytest.param(
+            on_port("Zygo"),
+            "Unknown type 'Zygo' of instrument 'a' / known are: Newport1830C, Elliptec, ESP300, MaiTai, "
+            "ScpiInstrument, ScpiMeter, PVCAMInstrument / bench.toml:3",
+            id="unknown type that looks like none",
+        ),
+        pytest.param(
+            on_port("Newport1830C", "wavelenght = 780\n"),
+            "Option 'wavelenght' of Newport1830C 'a' cannot be 780 / there is no such option, did you mean wavelength "
+            "or wavelength_limits? / bench.toml:5",
+            id="unknown option",
+        ),
+        pytest.param(
+            on_port("Newport1830C", 'units = "Watt"\n'),
+            "Option 'units' of Newport1830C 'a' cannot be 'Watt' / input should be 'W', 'dB', 'dBm' or 'REL' / "
+            "bench.toml:5",
+            id="wrong unit",
+        ),
+        pytest.param(
+            on_port("ESP300", 'axes = [1]\nunits = { 1 = "inch" }\n'),
+            "Option 'units' of ESP300 'a' cannot be 'inch' / may be one of count, step, mm, um, in, mil, uin, deg, "
+            "grad, rad, mrad, urad / bench.toml:6",
+            id="wrong unit of an axis",
+        ),
+        pytest.param(
+            on_port("ESP300", "axes = [1, 5]\n"),
+            "Option 'axes.1' of ESP300 'a' cannot be 5 / input should be 1, 2 or 3 / bench.toml:5",
+            id="wrong element",
+        ),
+        pytest.param(
+            on_port("Newport1830C", "wavelength = 5000\n"),
+            "Option 'wavelength' of Newport1830C 'a' cannot be 5000 / may be 200 to 1800 nm / bench.toml:5",
+            id="out of the instrument's range",
+        ),
+        pytest.param(
+            on_port("PVCAMInstrument"),
+            "Instrument 'a' is of type PVCAMInstrument, which has no serial_port / give its camera_name / bench.toml:4",
+            id="camera on a serial port",
+        ),
+        pytest.param(
+            CAMERA.replace("PVCAMInstrument", "Elliptec") + 'camera_name = "pvcam0"\n',
+            "Instrument 'c' is of type Elliptec, which has no camera_name / give its serial_port or resource / bench.toml:4",
+            id="rotator in a camera library",
+        ),
+        pytest.param(
+            CAMERA + 'camera_name = "pvcam0"\nregion = [5, 1, 1, 0, 10, 1]\n',
+            "Option 'region' of PVCAMInstrument 'c' cannot be [5, 1, 1, 0, 10, 1] / ",
+            id="impossible region",
+        ),
+        pytest.param(
+            SOCKET + "baud_rate = 9600\n",
+            "Option 'baud_rate' of ScpiMeter 'v' is for serial lines, and it is on TCPIP0::192.0.2.1::5025::SOCKET / "
+            "remove the line / bench.toml:5",
+            id="line setting without a line",
+        ),
+        pytest.param(
+            on_port("Newport1830C", "kwargs = { wavelength = 780 }\n"),
+            "Newport1830C 'a' takes no kwargs / write its options as keys of [[v2.instruments]]; kwargs are for "
+            "package.module:Class / bench.toml:5",
+            id="kwargs of a type of the project",
+        ),
+        pytest.param(
+            FOREIGN.format(type="ophyd.sim:SynAxis", more="precision = 3\n"),
+            "Option 'precision' of instrument 'm' is not given to ophyd.sim:SynAxis / write kwargs = { precision = ... "
+            "} / bench.toml:4",
+            id="option of a class from elsewhere",
+        ),
+        pytest.param(
+            FOREIGN.format(type="ophyd.sim:", more=""),
+            "Type 'ophyd.sim:' of instrument 'm' names no class / write package.module:Class, "
+            "ophyd_async.epics.motor:Motor for one / bench.toml:3",
+            id="no class",
+        ),
+        pytest.param(
+            FOREIGN.format(type="no_such_package.motors:Motor", more=""),
+            "Type 'no_such_package.motors:Motor' of instrument 'm': there is no package 'no_such_package' / install it "
+            "where this session runs, or correct its name / bench.toml:3",
+            id="package that is not installed",
+        ),
+        pytest.param(
+            on_port("Newport1830C", name="a") + on_port("ESP300", "baud_rate = 9600\n", name="b"),
+            "Instruments 'a' and 'b' are on one port, /dev/ttyS98, with different terminator: b'\\n' and b'\\r\\n' / "
+            "their types do not share a line; put one on a port of its own / bench.toml:8",
+            id="types that share no line",
+        ),
+        pytest.param(
+            on_port("Newport1830C", name="a") + on_port("Newport1830C", "baud_rate = 19200\n", name="b"),
+            "Instruments 'a' and 'b' are on one port, /dev/ttyS98, with different baud_rate: 9600 and 19200 / give "
+            "both the same baud_rate / bench.toml:9",
+            id="line setting against a default",
+        ),
+    ],
+)
+def test_each_problem_of_a_type_has_a_suggestion_and_a_place(problems_of, text: str, expected: str):
+    (problem,) = problems_of(text)
+    assert problem.startswith(expected)
+    assert problem == expected or expected.endswith(" / ")
+
+
+def test_types_of_both_generations_and_classes_from_elsewhere_stand_side_by_side(problems_of):
+    text = (
+        on_port("Newport1830C", "wavelength = 780\n", name="old")
+        + on_port("Newport1830C", 'shadow_of = "old"\n', generation="v4", name="new")
+        + on_port("ScpiMeter", 'baud_rate = 19200\nparity = "even"\n', name="volts", port="ttyS97")
+        + FOREIGN.format(type="ophyd_async.sim:SimMotor", more="kwargs = { instant = true }\n")
+        + CAMERA
+        + 'camera_name = "pvcam0"\n'
+    )
+    assert problems_of(text) == []
