@@ -1,0 +1,290 @@
+"""What a plan says of its arguments before anything moves: all that is wrong with them, at once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from bluesky.protocols import Checkable, Flyable, Movable, Readable
+from bluesky.utils import Msg, get_hinted_fields
+
+
+class PlanError(Exception):
+    """A plan cannot be run, or not to its end; the base of everything the plans raise themselves."""
+
+
+@dataclass(frozen=True)
+class ArgumentProblem:
+    """One thing that is wrong with a plan's arguments."""
+
+    argument: str
+    value: Any
+    allowed: str
+    """What it may be."""
+
+    def __str__(self) -> str:
+        return f"{self.argument} = {_shown(self.value)}: must be {self.allowed}"
+
+
+class PlanArgumentError(PlanError, ValueError):
+    """A plan's arguments cannot be used; nothing has moved. `problems` has all that is wrong."""
+
+    def __init__(self, plan: str, problems: Sequence[ArgumentProblem]) -> None:
+        self.plan = plan
+        self.problems = tuple(problems)
+        told = [f"{plan}: {problem}" for problem in self.problems]
+        super().__init__("\n".join([*told, "Nothing has moved."]))
+
+
+FACES: dict[Any, str] = {
+    Readable: "a device that can be read",
+    Movable: "a device that can be moved",
+    Flyable: "a device that can fly (kickoff and complete)",
+}
+"""What bluesky's protocols are called in messages."""
+
+
+class Arguments:
+    """Collects what is wrong with a plan's arguments.
+
+    A plan says what it expects of each argument, then does ``yield from arguments.check()`` before its first move:
+
+        arguments = Arguments("sweep")
+        arguments.detectors("detectors", detectors)
+        arguments.movable("stage", stage)
+        arguments.positions("start", stage, start)
+        arguments.count("num", num, minimum=2)
+        yield from arguments.check()
+
+    Parameters
+    ----------
+    plan
+        Name of the plan, for the message.
+    """
+
+    def __init__(self, plan: str) -> None:
+        self.plan = plan
+        self.problems: list[ArgumentProblem] = []
+        self._questions: list[Callable[[], Awaitable[None]]] = []
+        self._asked: set[tuple[str, int, float]] = set()
+
+    def problem(self, argument: str, value: Any, allowed: str) -> None:
+        """Say that an argument's value is not what it must be."""
+        found = ArgumentProblem(argument, value, allowed)
+        if found not in self.problems:
+            self.problems.append(found)
+
+    def device(self, argument: str, device: Any, *faces: type) -> bool:
+        """Expect a device with these faces (protocols of bluesky); tell whether it has them all."""
+        missing = [face for face in faces if not isinstance(device, face)]
+        for face in missing:
+            self.problem(argument, device, FACES.get(face, f"a device that is {face.__name__}"))
+        return not missing
+
+    def movable(self, argument: str, device: Any) -> bool:
+        """Expect a device that can be moved and read."""
+        return self.device(argument, device, Movable, Readable)
+
+    def detectors(self, argument: str, devices: Any) -> bool:
+        """Expect one or more devices that can be read, none of them twice."""
+        if isinstance(devices, str) or not isinstance(devices, Sequence):
+            self.problem(argument, devices, "a list of devices")
+            return False
+        if not devices:
+            self.problem(argument, devices, "at least one device")
+        well = [self.device(argument, device, Readable) for device in devices]
+        self.distinct(argument, devices)
+        return bool(devices) and all(well)
+
+    def distinct(self, argument: str, devices: Iterable[Any]) -> None:
+        """Expect that no device is named twice."""
+        seen: set[int] = set()
+        for device in devices:
+            if id(device) in seen:
+                self.problem(argument, device, "named only once")
+            seen.add(id(device))
+
+    def count(self, argument: str, value: Any, *, minimum: int = 1) -> bool:
+        """Expect a whole number of at least `minimum`."""
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if whole and value >= minimum:
+            return True
+        self.problem(argument, value, f"a whole number of at least {minimum}")
+        return False
+
+    def number(
+        self,
+        argument: str,
+        value: Any,
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        above: float | None = None,
+        units: str = "",
+    ) -> bool:
+        """Expect a finite number: from `low`, to `high`, or greater than `above`."""
+        finite = _is_finite(value)
+        inside = (
+            finite
+            and (low is None or value >= low)
+            and (high is None or value <= high)
+            and (above is None or value > above)
+        )
+        if inside:
+            return True
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in (("above", above), ("at least", low), ("at most", high))
+            if bound is not None
+        ]
+        self.problem(argument, value, " ".join(filter(None, ["a finite number", " and ".join(bounds), units])))
+        return False
+
+    def choice(self, argument: str, value: Any, choices: Iterable[Any]) -> bool:
+        """Expect one of these values."""
+        known = list(choices)
+        if value in known:
+            return True
+        self.problem(argument, value, f"one of {', '.join(map(repr, known))}")
+        return False
+
+    def positions(self, argument: str, device: Any, *values: Any) -> bool:
+        """Expect finite positions that the device accepts: its `check_value`, else its `limits`, are asked."""
+        well = True
+        for value in values:
+            if not _is_finite(value):
+                self.problem(argument, value, "a finite number")
+                well = False
+            elif (argument, id(device), float(value)) not in self._asked:
+                self._asked.add((argument, id(device), float(value)))
+                well &= self._accepts(argument, device, value)
+        return well
+
+    def column(self, argument: str, name: Any, devices: Iterable[Any]) -> None:
+        """Expect the name of a column that one of the devices has."""
+        known = list(devices)
+
+        async def look() -> None:
+            columns: list[str] = []
+            for device in known:
+                described = device.describe()
+                columns += await described if inspect.isawaitable(described) else described
+            if name not in columns:
+                self.problem(argument, name, f"one of the columns {', '.join(columns)}")
+
+        self._questions.append(look)
+
+    def ask(self, question: Callable[[], Awaitable[None]]) -> None:
+        """Have a question asked by :meth:`check` on the event loop; it calls :meth:`problem` if need be."""
+        self._questions.append(question)
+
+    def check(self) -> Generator[Msg, Any, None]:
+        """Ask the devices what only they know, and raise when anything is wrong.
+
+        Raises
+        ------
+        PlanArgumentError
+            With all problems; nothing has moved.
+        """
+        if self._questions:
+            for answered in (yield Msg("wait_for", None, self._questions)) or ():
+                answered.result()
+        if self.problems:
+            raise PlanArgumentError(self.plan, self.problems)
+
+    def _accepts(self, argument: str, device: Any, value: float) -> bool:
+        if inspect.iscoroutinefunction(getattr(device, "check_value", None)):
+            self._questions.append(lambda: self._ask(argument, device, value))
+            return True
+        if isinstance(device, Checkable):
+            try:
+                device.check_value(value)
+            except Exception as error:
+                self.problem(argument, value, _allowed(device, error))
+                return False
+            return True
+        low, high = _limits(device)
+        if low < high and not low <= value <= high:
+            self.problem(argument, value, f"{low:g} to {high:g} for {device.name}")
+            return False
+        return True
+
+    async def _ask(self, argument: str, device: Any, value: float) -> None:
+        try:
+            await device.check_value(value)
+        except Exception as error:
+            self.problem(argument, value, _allowed(device, error))
+
+
+def default_column(devices: Sequence[Any]) -> str:
+    """Return the first hinted column of the first device that has one; empty when there is none."""
+    return next((field for device in devices for field in get_hinted_fields(device)), "")
+
+
+def position_column(device: Any) -> str:
+    """Return the column in which a mover's position stands."""
+    return next(iter(get_hinted_fields(device)), device.name)
+
+
+def run_metadata(
+    plan: str,
+    arguments: Mapping[str, Any],
+    *,
+    note: str | None = None,
+    sample: str | None = None,
+    operator: str | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return what a plan adds to its start document: its name, its arguments, and what the user says of the run.
+
+    Devices stand in `plan_args` by their names, so that the plan can be called again from it.
+    """
+    said = {"note": note, "sample": sample, "operator": operator}
+    return {
+        "plan_name": plan,
+        "plan_args": {name: plain_argument(value) for name, value in arguments.items()},
+        **{key: value for key, value in said.items() if value is not None},
+        **(md or {}),
+    }
+
+
+def plain_argument(value: Any) -> Any:
+    """Return an argument as a document can hold it: devices by name, numbers and lists as they are."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): plain_argument(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [plain_argument(item) for item in value]
+    return getattr(value, "name", None) or repr(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _limits(device: Any) -> tuple[float, float]:
+    limits = getattr(device, "limits", None)
+    return limits if isinstance(limits, tuple) and len(limits) == 2 else (0.0, 0.0)
+
+
+def _allowed(device: Any, error: Exception) -> str:
+    allowed = getattr(error, "allowed", None)
+    if allowed is None:
+        low, high = _limits(device)
+        allowed = f"{low:g} to {high:g}" if low < high else f"what {device.name} accepts: {error}"
+    return f"{allowed} for {device.name}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool | int | float | str) or value is None:
+        return repr(value)
+    if isinstance(value, Sequence):
+        return f"[{', '.join(map(_shown, value))}]"
+    return str(getattr(value, "name", None) or repr(value))
