@@ -9,15 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import open_catalog, shut_down, wait_delivered, web_address
+    from .client import open_catalog, shut_down, wait_delivered, wait_settled, web_address
     from .errors import (
         CatalogError,
+        CatalogRefuses,
         CatalogStartFailed,
         CatalogTimeout,
         CatalogUnavailable,
         DataDirectoryError,
         DeliveryFailed,
         DiskFull,
+        ExportError,
         JournalCorrupt,
         JournalError,
         JournalWriteError,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         UnrecordableValue,
         UnsupportedPlatform,
     )
+    from .export import export_run
     from .external import ExternalServer
     from .journal import Journal, find_journal, original_documents, read_journal
     from .launch import SessionLease, ensure_daemon
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "CatalogError": "errors",
+    "CatalogRefuses": "errors",
     "CatalogSession": "session",
     "CatalogStartFailed": "errors",
     "CatalogTimeout": "errors",
@@ -44,6 +48,7 @@ _HOMES = {
     "DataDirectoryError": "errors",
     "DeliveryFailed": "errors",
     "DiskFull": "errors",
+    "ExportError": "errors",
     "ExternalServer": "external",
     "Journal": "journal",
     "JournalCorrupt": "errors",
@@ -59,6 +64,7 @@ _HOMES = {
     "annotate": "notes",
     "annotations_of": "notes",
     "ensure_daemon": "launch",
+    "export_run": "export",
     "find_journal": "journal",
     "open_catalog": "client",
     "original_documents": "journal",
@@ -66,11 +72,13 @@ _HOMES = {
     "search_runs": "query",
     "shut_down": "client",
     "wait_delivered": "client",
+    "wait_settled": "client",
     "web_address": "client",
 }
 
 __all__ = [
     "CatalogError",
+    "CatalogRefuses",
     "CatalogSession",
     "CatalogStartFailed",
     "CatalogTimeout",
@@ -78,6 +86,7 @@ __all__ = [
     "DataDirectoryError",
     "DeliveryFailed",
     "DiskFull",
+    "ExportError",
     "ExternalServer",
     "Journal",
     "JournalCorrupt",
@@ -93,6 +102,7 @@ __all__ = [
     "annotate",
     "annotations_of",
     "ensure_daemon",
+    "export_run",
     "find_journal",
     "open_catalog",
     "original_documents",
@@ -100,6 +110,7 @@ __all__ = [
     "search_runs",
     "shut_down",
     "wait_delivered",
+    "wait_settled",
     "web_address",
 ]
 

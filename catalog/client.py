@@ -28,6 +28,7 @@ from .launch import (
     leave_daemon,
     start_daemon_if_missing,
 )
+from .locking import is_locked
 
 if TYPE_CHECKING:
     from .run_catalog import RunCatalog
@@ -254,6 +255,29 @@ def wait_delivered(data_dir: str | os.PathLike[str], uid: str, timeout: float = 
         if not daemon_runs(directory):
             start_daemon_if_missing(directory)
         time.sleep(POLL_INTERVAL_S)
+
+
+def wait_settled(data_dir: str | os.PathLike[str], timeout: float = 10.0) -> bool:
+    """Wait until every run that has ended is in the catalog; False when one is not in time.
+
+    Runs that go on and runs the catalog refuses are not waited for.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory; its daemon runs.
+    timeout : float
+        Seconds to wait.
+    """
+    directory = DataDirectory.at(data_dir)
+    deadline = time.monotonic() + timeout
+    while any(
+        not is_locked(path) and not path.with_suffix(".problem").exists() for path in directory.journals.glob("*.jsonl")
+    ):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_INTERVAL_S)
+    return True
 
 
 def web_address(data_dir: str | os.PathLike[str], with_key: bool = False, wait: float = 30.0) -> str:

@@ -9,15 +9,14 @@ document is written last; a run that has it is complete.
 
 from __future__ import annotations
 
-import base64
-import datetime
+import contextlib
 import logging
 import os
 import shutil
 import time
 import uuid
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,7 +29,7 @@ from bluesky_tiled_plugins.writing.tiled_writer import (
 )
 
 from .directory import DataDirectory, uid_of_journal
-from .encoding import Document, encode
+from .encoding import Document, as_json, encode
 from .journal import JournalTail, compress_journal, sync_descriptor
 from .locking import lock_descriptor
 
@@ -412,27 +411,6 @@ def _common_kind(value: pyarrow.DataType, column: pyarrow.DataType) -> str:
     return "number" if _is_numeric(value) else "text"
 
 
-def as_json(value: Any) -> Any:
-    """Return metadata as plain JSON values, the form in which the catalog keeps and searches it."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_json(item) for item in value]
-    if isinstance(value, set):
-        return [as_json(item) for item in sorted(value, key=repr)]
-    if isinstance(value, np.ndarray | np.generic):
-        return as_json(value.tolist())
-    if isinstance(value, complex):
-        return [value.real, value.imag]
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode("ascii")
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, datetime.date):
-        return value.isoformat()
-    return value
-
-
 class ReportedProblem:
     """A run that resists delivery: when to try again, and a note for who waits for it."""
 
@@ -461,4 +439,5 @@ class ReportedProblem:
         pause = min(self.FIRST_PAUSE_S * 2 ** (self.attempts - 1), self.LONGEST_PAUSE_S)
         self._next = time.monotonic() + pause
         if self.given_up_for_now:
-            self._note.write_text(f"{type(error).__name__}: {error}\n", "utf-8")
+            with contextlib.suppress(OSError):  # the disk is full: perhaps that is the error
+                self._note.write_text(f"{type(error).__name__}: {error}\n", "utf-8")

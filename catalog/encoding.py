@@ -213,3 +213,24 @@ def _restore(stored: dict[str, Any]) -> Any:
 
 
 _decoder = json.JSONDecoder(object_hook=_restore)
+
+
+def as_json(value: Any) -> Any:
+    """Return metadata as plain JSON values, the form in which the catalog keeps and searches it."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if isinstance(value, set):
+        return [as_json(item) for item in sorted(value, key=repr)]
+    if isinstance(value, np.ndarray | np.generic):
+        return as_json(value.tolist())
+    if isinstance(value, complex):
+        return [value.real, value.imag]
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, datetime.date):
+        return value.isoformat()
+    return value

@@ -159,6 +159,24 @@ class CatalogStartFailed(CatalogUnavailable):
     """The catalog's server ended before it could serve."""
 
 
+class CatalogRefuses(CatalogUnavailable):
+    """The catalog's server answers, but takes no runs.
+
+    Attributes
+    ----------
+    problem : str
+        What it says.
+    """
+
+    def __init__(self, data_dir: str | os.PathLike[str], problem: str) -> None:
+        self.problem = problem
+        super().__init__(
+            data_dir,
+            f"The catalog's server takes no runs at present: {problem} Runs are recorded and will be delivered as soon "
+            "as it does.",
+        )
+
+
 class CatalogTimeout(CatalogUnavailable, TimeoutError):
     """The catalog was not ready in time.
 
@@ -209,3 +227,17 @@ class DeliveryFailed(CatalogError):
 
 class UnsupportedPlatform(CatalogError, OSError):
     """The system lacks what recording needs."""
+
+
+class ExportError(CatalogError):
+    """A run cannot be exported as asked; nothing was written.
+
+    Attributes
+    ----------
+    target : Path
+        The file that was to be written.
+    """
+
+    def __init__(self, target: str | os.PathLike[str], message: str) -> None:
+        self.target = Path(target)
+        super().__init__(message)

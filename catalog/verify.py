@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
 
-from .delivery import as_json
-from .encoding import Document
+from .encoding import Document, as_json
 from .journal import original_documents
 
 LARGEST_JSON_INTEGER = 2**53 - 1
