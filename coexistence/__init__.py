@@ -26,6 +26,16 @@ from coexistence.exchange import Reply
 from coexistence.guard import Guard
 from coexistence.line_settings import LineSettings
 from coexistence.resources import Guards, SharedResources, Waiting, WireUse
+from coexistence.runtime import (
+    DualRuntimeManager,
+    GenerationState,
+    Health,
+    InstrumentHealth,
+    InstrumentState,
+    RestartPolicy,
+    RuntimeLimits,
+    RuntimeState,
+)
 from coexistence.serial_port import SerialPortPool, SharedSerialPort
 from coexistence.visa_blocks import BlockError, block_end, block_payload, make_block
 from coexistence.visa_manager import VisaSessionManager, VisaStatistics
@@ -46,12 +56,17 @@ __all__ = [
     "DeadlockDetected",
     "DeadlockMember",
     "DeviceCache",
+    "DualRuntimeManager",
     "ExportedPort",
+    "GenerationState",
     "Guard",
     "GuardNotHeld",
     "GuardRevoked",
     "Guards",
+    "Health",
     "Hold",
+    "InstrumentHealth",
+    "InstrumentState",
     "LeaseRules",
     "LineSettings",
     "LockOrderViolation",
@@ -61,6 +76,9 @@ __all__ = [
     "Problem",
     "Rank",
     "Reply",
+    "RestartPolicy",
+    "RuntimeLimits",
+    "RuntimeState",
     "SerialDevice",
     "SerialPortPool",
     "SharedResources",

@@ -1,0 +1,127 @@
+"""Where an instrument's calls run: blocking ones each on a daemon thread, coroutines on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+_LOOP_END_S = 2.0
+
+
+class Job:
+    """One call under way; ``thread`` names the thread it keeps, empty for coroutines."""
+
+    def __init__(self, future: Future[Any], thread: str = "") -> None:
+        self.future = future
+        self.thread = thread
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it is still under way."""
+        return not self.future.done()
+
+
+class Lane(ABC):
+    """Runs the calls of one generation."""
+
+    @abstractmethod
+    def run(self, name: str, function: Callable[[], Any]) -> Job:
+        """Begin a call and return at once; ``name`` is that of its thread or task."""
+
+    @abstractmethod
+    def close(self, timeout: float) -> None:
+        """End what the lane made itself, within the timeout (s)."""
+
+
+class ThreadLane(Lane):
+    """A daemon thread for each call: one that hangs keeps its own thread, not the interpreter from exiting."""
+
+    def run(self, name: str, function: Callable[[], Any]) -> Job:
+        """As :meth:`Lane.run`."""
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+
+        def call() -> None:
+            try:
+                result = function()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=call, name=name, daemon=True).start()
+        return Job(future, name)
+
+    def close(self, timeout: float) -> None:
+        """Nothing is to be ended: threads end with their calls."""
+
+
+class LoopLane(Lane):
+    """Coroutines on an event loop: a given one that runs already, or one of its own on a daemon thread.
+
+    Parameters
+    ----------
+    loop
+        A running loop on another thread; None makes one when the first call comes.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._given = loop
+        self._own: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop the coroutines run on."""
+        if self._given is not None:
+            return self._given
+        if self._own is None:
+            self._own = asyncio.new_event_loop()
+            self._thread = threading.Thread(target=self._own.run_forever, name="v4 event loop", daemon=True)
+            self._thread.start()
+        return self._own
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the calling thread is the one that runs the loop."""
+        loop = self._given or self._own
+        with contextlib.suppress(RuntimeError):
+            return loop is not None and asyncio.get_running_loop() is loop
+        return False
+
+    def run(self, name: str, function: Callable[[], Any]) -> Job:
+        """As :meth:`Lane.run`; cancelling the job's future cancels the coroutine."""
+
+        async def call() -> Any:
+            task = asyncio.current_task()
+            if task is not None:
+                task.set_name(name)
+            return await function()
+
+        return Job(asyncio.run_coroutine_threadsafe(call(), self.loop))
+
+    def close(self, timeout: float) -> None:
+        """End a loop of our own and its thread; a loop that was given belongs to somebody else."""
+        loop, thread = self._own, self._thread
+        if loop is None or thread is None:
+            return
+        for step in (_cancel_tasks, loop.shutdown_asyncgens, loop.shutdown_default_executor):
+            with contextlib.suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(step(), loop).result(min(timeout, _LOOP_END_S))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(min(timeout, _LOOP_END_S))
+        if not thread.is_alive():
+            loop.close()
+            self._own = self._thread = None
+
+
+async def _cancel_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
