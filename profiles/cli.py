@@ -8,11 +8,13 @@ import typer
 
 from profiles.commands import catalog, config
 from profiles.commands.demo import demo
+from profiles.commands.health import health
 from profiles.commands.run import run
 from profiles.commands.runs import runs
 from profiles.commands.shell import shell
 from profiles.commands.simulate import simulate
 from profiles.commands.validate import validate
+from profiles.commands.wires import wires
 
 app = typer.Typer(
     help="Measure with two generations of instrument drivers on the same wires.",
@@ -25,6 +27,8 @@ app.command()(demo)
 app.command()(shell)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(run)
 app.command(context_settings={"ignore_unknown_options": True})(runs)  # -1 is a run, no option
+app.command()(wires)
+app.command()(health)
 app.command()(simulate)
 app.command()(validate)
 app.add_typer(config.app, name="config")

@@ -21,6 +21,17 @@ DataDirectory = Annotated[
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line, everything else to stderr.")
 ]
+OneJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, in a line of its own.")]
+OfSession = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--session", "-s", help="Only the session of this process id, or of this name. Default: all."),
+]
+OfDataDirectory = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option("--data-dir", "-d", help="Only sessions whose runs are kept there."),
+]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="Look again and again until Ctrl-C.")]
+Every = Annotated[float, typer.Option("--every", help="Seconds between two looks when watching.", min=0.05)]
 
 
 def finish(work: Callable[[], int]) -> NoReturn:
