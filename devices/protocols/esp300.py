@@ -387,6 +387,7 @@ class Esp300Axis:
             field("readback", "TP", units, limits=limits),
             field("setpoint", "DP", units, limits=limits),
             field("velocity", "VA", f"{units}/s", put=self._put("velocity", "VA")),
+            field("max_velocity", "VU", f"{units}/s"),
             field("acceleration", "AC", f"{units}/s^2", put=self._put("acceleration", "AC")),
             field("deceleration", "AG", f"{units}/s^2", put=self._put("deceleration", "AG")),
             field("low_limit", "SL", units, put=self._put_limit("low limit", "SL", 0)),

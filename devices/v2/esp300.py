@@ -13,8 +13,9 @@ from coexistence import Connection, Rank
 from devices.options import ESP300Options
 from devices.protocols.esp300 import Esp300Axis, Esp300Protocol
 from devices.v2.driver import BlockingDriver, Value
+from devices.v2.esp300_flyer import SweepingPositioner
 from devices.v2.legacy import DriverSignal, LegacyDevice
-from devices.v2.polled import POLL_PERIOD_S, PolledDriver, PolledPositioner
+from devices.v2.polled import POLL_PERIOD_S, PolledDriver
 
 
 class ESP300AxisDriver(PolledDriver):
@@ -96,8 +97,8 @@ class ESP300Driver(BlockingDriver[Esp300Protocol]):
         self.dialogue.hold(self.protocol.abort, rank=Rank.URGENT)
 
 
-class ESP300Axis(PolledPositioner):
-    """One axis as a v2 device. Made by :class:`ESP300`."""
+class ESP300Axis(SweepingPositioner):
+    """One axis as a v2 device, to be moved or swept at constant velocity. Made by :class:`ESP300`."""
 
     readback = DriverSignal(kind="hinted")
     velocity = DriverSignal(kind="config")

@@ -11,13 +11,13 @@ from ophyd_async.core import StandardReadableFormat as Format
 from coexistence import Connection
 from devices.options import ESP300Options
 from devices.protocols.esp300 import Esp300Axis
-from devices.v4.movable import WireMovable
+from devices.v4.esp300_flyer import SweepingAxis
 from devices.v4.polled import PolledLogic
 from devices.v4.wire_backend import CommandName, FieldName, WireDeviceConnector, WireReadable
 
 
-class ESP300Axis(WireMovable, WireReadable):
-    """One axis as a v4 device. Made by :class:`ESP300`."""
+class ESP300Axis(SweepingAxis, WireReadable):
+    """One axis as a v4 device, to be moved or swept at constant velocity. Made by :class:`ESP300`."""
 
     readback: Annotated[SignalR[float], FieldName("readback"), Format.HINTED_UNCACHED_SIGNAL]
     setpoint: Annotated[SignalRW[float], FieldName("setpoint")]
@@ -32,13 +32,13 @@ class ESP300Axis(WireMovable, WireReadable):
     def __init__(self, connection: Connection, protocol: Esp300Axis, options: ESP300Options) -> None:
         self._protocol = protocol
         self._options = options
-        self._wire = WireDeviceConnector(connection, protocol)
-        super().__init__(connector=self._wire)
+        self.wire = WireDeviceConnector(connection, protocol)
+        super().__init__(connector=self.wire)
 
     @cached_property
     def movable_logic(self) -> PolledLogic:
         """How the axis moves."""
-        return PolledLogic(self.setpoint, self.readback, self._wire, self._protocol, self._options.move_timeout)
+        return PolledLogic(self.setpoint, self.readback, self.wire, self._protocol, self._options.move_timeout)
 
     @AsyncStatus.wrap
     async def home(self, mode: int | None = None) -> None:
@@ -53,7 +53,7 @@ class ESP300Axis(WireMovable, WireReadable):
         Cancelled or too long under way, the axis is stopped.
         """
         async with self.stopped_on_failure(self._options.home_timeout):
-            await self._wire.dialogue.hold_async(lambda: self._protocol.start_home(mode))
+            await self.wire.dialogue.hold_async(lambda: self._protocol.start_home(mode))
             await self.movable_logic.follow(None, lambda _: None)
 
 
