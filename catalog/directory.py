@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -213,10 +214,11 @@ class CatalogState:
     """How often the server had to be started again."""
 
     def write(self, directory: DataDirectory) -> None:
-        """Store the state so that a reader sees either the old or the new one."""
+        """Store the state so that a reader sees either the old or the new one; a full disk keeps the old one."""
         draft = directory.state_file.with_suffix(".json.new")
-        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
-        draft.replace(directory.state_file)
+        with contextlib.suppress(OSError):
+            draft.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+            draft.replace(directory.state_file)
 
     @classmethod
     def read(cls, directory: DataDirectory) -> CatalogState | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .directory import REPLAYED, DataDirectory
 from .errors import JournalCorrupt
+from .external import explain
 from .journal import JournalTail, compress_journal
 from .locking import is_locked
 from .notes import mark_for_mirror, mirror_notes
@@ -33,6 +34,12 @@ REPLY_TIMEOUT_S = 120.0
 
 DRAFT_PATIENCE_S = 60.0
 
+REFUSALS_BEFORE_TOLD = 2
+FIRST_REFUSAL_PAUSE_S = 0.5
+LONGEST_REFUSAL_PAUSE_S = 5.0
+
+_REFUSED_TO_ALL = frozenset({401, 403, 429, 502, 503, 504})
+
 
 class Deliveries(threading.Thread):
     """Moves every journal of a data directory into the server, as long as it runs."""
@@ -47,6 +54,7 @@ class Deliveries(threading.Thread):
         self._damaged: set[Path] = set()
         self._begins: dict[Path, float] = {}
         self._trouble = ""
+        self._refusals = 0
         self._ending = threading.Event()
 
     def end(self, timeout: float) -> None:
@@ -80,6 +88,8 @@ class Deliveries(threading.Thread):
                     container = None
                     break
                 busy = busy or outcome
+            if not paths:
+                self._note_success()
             if not busy:
                 self._ending.wait(DELIVERY_INTERVAL_S)
 
@@ -101,12 +111,25 @@ class Deliveries(threading.Thread):
         try:
             return self.server.container(REPLY_TIMEOUT_S)
         except Exception as error:
-            # The text of an HTTP error holds the address, never the key, which goes in a header.
-            if (trouble := f"{type(error).__name__}: {error}") != self._trouble:
-                logger.error("The server does not let the daemon in: %s", trouble)
-            self._trouble = trouble
-            self._ending.wait(1.0)
+            self._note_refusal(error)
             return None
+
+    def _note_refusal(self, error: Exception) -> None:
+        """Tell, the second time in a row, that the server as such takes nothing, and wait a little longer each time."""
+        problem = explain(error, self.server.url)
+        if problem != self._trouble:
+            logger.error("The server takes no runs: %s", problem)
+        self._trouble = problem
+        self._refusals += 1
+        if self._refusals >= REFUSALS_BEFORE_TOLD:
+            self.server.refuses(problem)
+        self._ending.wait(min(FIRST_REFUSAL_PAUSE_S * 2 ** (self._refusals - 1), LONGEST_REFUSAL_PAUSE_S))
+
+    def _note_success(self) -> None:
+        if self._refusals:
+            self._refusals = 0
+            self._trouble = ""
+            self.server.accepts()
 
     def _mirror_notes(self, container: Any) -> None:
         try:
@@ -135,6 +158,7 @@ class Deliveries(threading.Thread):
                 del self._runs[path]
                 logger.info("Run %s is delivered", run.uid)
             self._problems.pop(path, None)
+            self._note_success()
             return busy
         except httpx.TransportError as error:
             logger.warning("The server broke off: %s", type(error).__name__)
@@ -153,10 +177,27 @@ class Deliveries(threading.Thread):
             run.restart()
             return True
         except Exception as error:
+            run.restart()
+            if isinstance(error, httpx.HTTPStatusError) and self._is_the_servers(error.response.status_code):
+                self._note_refusal(error)
+                return None
             logger.exception("Run %s could not be delivered", run.uid)
             self._problems.setdefault(path, ReportedProblem(self.directory, run.uid)).failed(error)
-            run.restart()
             return True
+
+    def _is_the_servers(self, status: int) -> bool:
+        """Tell whether a refusal concerns all runs: by its kind, or because the server refuses everything."""
+        import httpx
+
+        if status in _REFUSED_TO_ALL:
+            return True
+        if status < httpx.codes.INTERNAL_SERVER_ERROR:
+            return False
+        try:
+            self.server.container(REPLY_TIMEOUT_S)
+        except Exception:
+            return True
+        return False
 
     def _is_delivered(self, path: Path) -> bool:
         """Clear away a journal whose compressed form exists already: a crash came between the two."""

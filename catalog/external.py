@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from .directory import RUNS_KEY, CatalogPhase, CatalogState, DataDirectory
 from .errors import CatalogError
@@ -37,6 +39,15 @@ class ExternalServer:
     uri: str
     key_file: str = ""
     key_variable: str = "TILED_API_KEY"
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.uri)
+        if parts.query or parts.username or parts.password:
+            # An address is stored, logged and shown.
+            raise CatalogError(
+                f"The address of the server at {parts.hostname} holds more than the address. Give it without "
+                "user, password and what follows the question mark, and name a file that holds the key."
+            )
 
     def key(self) -> str:
         """Return the key.
@@ -110,9 +121,48 @@ def api_address(uri: str) -> str:
 
 def is_local(uri: str) -> bool:
     """Tell whether an address is on this computer, so that no proxy stands between."""
-    from urllib.parse import urlsplit
-
     return urlsplit(uri).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def explain(error: Exception, uri: str) -> str:
+    """Return in words what a server answered, or that it did not; no part of it is secret.
+
+    Parameters
+    ----------
+    error : Exception
+        What a request ended with.
+    uri : str
+        Address of the server, which is asked for its version when it answers what this computer does not understand.
+    """
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        status = f"{error.response.status_code} {error.response.reason_phrase}"
+        if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            return f"it does not accept the key ({status})."
+        if error.response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            return f"it answers with an error ({status})."
+    elif isinstance(error, httpx.TimeoutException):
+        return "it does not answer in time."
+    elif isinstance(error, httpx.TransportError):
+        return f"it cannot be reached ({error})."
+    elif isinstance(error, CatalogError):
+        return str(error)
+    return f"{type(error).__name__}: {error}.{_other_version(uri)}"
+
+
+def _other_version(uri: str) -> str:
+    import httpx
+    from tiled import __version__ as own
+
+    with contextlib.suppress(Exception):
+        about = httpx.get(f"{api_address(uri)}/", timeout=5.0, trust_env=not is_local(uri)).json()
+        if (version := about["library_version"]) != own:
+            return (
+                f" The server has tiled {version}, this computer {own}: install the same version here, or update "
+                "the server."
+            )
+    return ""
 
 
 class ExternalServerWatch:
@@ -123,6 +173,7 @@ class ExternalServerWatch:
         self.url = server.uri
         self.problem = ""
         self.ready = False
+        self.refusing = False
         self._server = server
         self._phase: CatalogPhase = "starting"
         self._failures = 0
@@ -144,7 +195,19 @@ class ExternalServerWatch:
     @property
     def given_up(self) -> bool:
         """Whether nobody need wait for the server any more."""
-        return self._phase == "failed"
+        return self._phase == "failed" or self.refusing
+
+    def refuses(self, problem: str) -> None:
+        """Tell the sessions that the server answers and yet takes no runs; `accepts` takes it back."""
+        self.problem = f"{self.url}: {problem}"
+        self.refusing = True
+        self.publish()
+
+    def accepts(self) -> None:
+        """Tell the sessions that the server takes runs again."""
+        self.problem = ""
+        self.refusing = False
+        self.publish()
 
     def container(self, timeout: float) -> Any:
         """Return the client of the container of runs; see `container_of_runs`."""
@@ -172,7 +235,7 @@ class ExternalServerWatch:
         except Exception as error:
             self._failures += 1
             self._next_try = time.monotonic() + RETRY_INTERVAL_S
-            problem = f"{self.url} does not let us in: {type(error).__name__}: {error}"
+            problem = f"{self.url} does not let us in: {explain(error, self.url)}"
             if problem != self.problem:
                 logger.error("%s", problem)
             self.problem = problem

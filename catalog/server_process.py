@@ -36,6 +36,7 @@ class ServerProcess:
         self.directory = directory
         self.restarts = 0
         self.problem = ""
+        self.refusing = False
         self._socket = _listen(directory)
         host, port = self._socket.getsockname()
         self.url = f"http://{host}:{port}"
@@ -64,7 +65,19 @@ class ServerProcess:
     @property
     def given_up(self) -> bool:
         """Whether nobody need wait for the server any more."""
-        return self._phase == "failed"
+        return self._phase == "failed" or self.refusing
+
+    def refuses(self, problem: str) -> None:
+        """Tell the sessions that the server answers and yet takes no runs; `accepts` takes it back."""
+        self.problem = problem
+        self.refusing = True
+        self.publish()
+
+    def accepts(self) -> None:
+        """Tell the sessions that the server takes runs again."""
+        self.problem = ""
+        self.refusing = False
+        self.publish()
 
     def restart(self, problem: str) -> None:
         """Kill a server that does not answer; `watch` starts the next."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from .client import connect, page_address, start_failure, wait_delivered, wait_for_server, wait_stopped
 from .directory import CatalogState, DataDirectory, uid_of_journal
-from .errors import CatalogError, DeliveryFailed
+from .errors import CatalogError, CatalogRefuses, DeliveryFailed
 from .external import ExternalServer
 from .journal import Journal
 from .launch import SessionLease, start_daemon_if_missing
@@ -38,7 +38,7 @@ class CatalogSession:
     on_trouble : callable, optional
         Called, from any thread and once for each thing, with the error the user should hear of while the scan
         goes on: `JournalWriteError` (see `Journal`), `CatalogStartFailed` when the server does not start,
-        `DeliveryFailed` when the catalog refuses a run.
+        `CatalogRefuses` when it takes no runs, `DeliveryFailed` when the catalog refuses a run.
     server : ExternalServer, optional
         A tiled server run by somebody else, in place of one of this data directory's own. A daemon that runs
         already keeps to the server it has.
@@ -151,9 +151,13 @@ class CatalogSession:
 
     def _tell_of_trouble(self, on_trouble: Callable[[CatalogError], object]) -> None:
         state = CatalogState.read(self.directory)
-        if state is not None and state.phase == "failed" and "" not in self._told:
-            self._told.add("")
-            on_trouble(start_failure(self.directory, state))
+        if state is not None and "" not in self._told:
+            if state.phase == "failed":
+                self._told.add("")
+                on_trouble(start_failure(self.directory, state))
+            elif state.phase == "ready" and state.problem:
+                self._told.add("")
+                on_trouble(CatalogRefuses(self.directory.root, state.problem))
         for note in self.directory.journals.glob("*.problem"):
             if note.name not in self._told:
                 self._told.add(note.name)
