@@ -30,6 +30,9 @@ class Connection:
         Default for exchanges, in seconds.
     description
         What to call the wire before it is open.
+    rank
+        What requests of normal rank are done with; ``Rank.BACKGROUND`` for who must not get in anybody's way. May be
+        changed at any time.
     """
 
     def __init__(
@@ -39,8 +42,10 @@ class Connection:
         *,
         timeout: float = 1.0,
         description: str = "",
+        rank: Rank = Rank.NORMAL,
     ) -> None:
         self.owner = owner
+        self.rank = rank
         self.timeout = timeout
         self._opening = threading.Lock()
         if isinstance(wire, Channel):
@@ -69,6 +74,9 @@ class Connection:
         """Whether there is a wire to use; one that was given opened is used as it is."""
         return self._channel is not None and (self._source is None or not self._channel.wire.closed)
 
+    def _rank(self, asked: Rank) -> Rank:
+        return self.rank if asked is Rank.NORMAL else asked
+
     def open(self) -> None:
         """Open the wire if it is not open.
 
@@ -96,7 +104,7 @@ class Connection:
             command,
             owner=self.owner,
             timeout=self.timeout if timeout is None else timeout,
-            rank=rank,
+            rank=self._rank(rank),
             accept=accept,
             until=until,
             repeatable=repeatable,
@@ -119,12 +127,14 @@ class Connection:
 
     def write(self, command: bytes, *, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> None:
         """Send a command without reply; see :meth:`Channel.write`."""
-        self.wire.write(command, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank)
+        self.wire.write(
+            command, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=self._rank(rank)
+        )
 
     def transact(self, function: Callable[[Guard], T], *, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> T:
         """Run ``function(guard)`` within one hold; see :meth:`Channel.transact`."""
         return self.wire.transact(
-            function, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
+            function, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=self._rank(rank)
         )
 
     async def exchange_async(
@@ -144,7 +154,7 @@ class Connection:
             command,
             owner=self.owner,
             timeout=self.timeout if timeout is None else timeout,
-            rank=rank,
+            rank=self._rank(rank),
             accept=accept,
             until=until,
             repeatable=repeatable,
@@ -171,7 +181,7 @@ class Connection:
         if not self._is_open:
             await asyncio.to_thread(self.open)
         await self.wire.write_async(
-            command, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
+            command, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=self._rank(rank)
         )
 
     async def transact_async(
@@ -181,13 +191,13 @@ class Connection:
         if not self._is_open:
             await asyncio.to_thread(self.open)
         return await self.wire.transact_async(
-            function, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
+            function, owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=self._rank(rank)
         )
 
     def collect_strays(self, *, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> int:
         """Give lines that arrived unasked to their listeners; see :meth:`Channel.collect_strays`."""
         return self.wire.collect_strays(
-            owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
+            owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=self._rank(rank)
         )
 
     async def collect_strays_async(self, *, timeout: float | None = None, rank: Rank = Rank.NORMAL) -> int:
@@ -195,7 +205,7 @@ class Connection:
         if not self._is_open:
             await asyncio.to_thread(self.open)
         return await self.wire.collect_strays_async(
-            owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=rank
+            owner=self.owner, timeout=self.timeout if timeout is None else timeout, rank=self._rank(rank)
         )
 
     def add_stray_listener(self, listener: Callable[[bytes, float], object]) -> Callable[[], None]:

@@ -339,6 +339,11 @@ class WireReadable(StandardReadable):
 
     _connector: WireDeviceConnector
 
+    @property
+    def connection(self) -> Connection:
+        """The owner's face of the wire; its `rank` says before whom this device asks."""
+        return self._connector.connection
+
     def destroy(self) -> None:
         """End this device, which leaves the wire to others."""
         self._connector.release()

@@ -1,0 +1,439 @@
+"""`shadowed`: while a plan runs, the other generation of its instruments measures beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import bluesky.plan_stubs as bps
+from bluesky.preprocessors import set_run_key_wrapper
+from bluesky.protocols import Readable, Status, Triggerable
+from bluesky.utils import Msg, ensure_generator, maybe_await
+
+from coexistence import Connection, Rank
+
+logger = logging.getLogger("plans.shadow")
+
+SHADOW_STREAM = "shadow"
+DEFAULT_BUDGET = 0.05
+PAUSE_BETWEEN_ROUNDS_S = 0.5
+"""Within one motion or waiting time, a round is begun at most this often."""
+
+READ_TIMEOUT_S = 5.0
+FAILURES_BEFORE_GIVING_UP = 3
+
+T = TypeVar("T")
+Messages = Generator[Msg, Any, T]
+
+
+class CannotShadow(ValueError):
+    """Two devices cannot be compared; `original` and `twin` are their names, `reason` says why."""
+
+    def __init__(self, original: str, twin: str, reason: str) -> None:
+        self.original, self.twin, self.reason = original, twin, reason
+        super().__init__(f"'{twin}' cannot be the shadow of '{original}': {reason}")
+
+
+@dataclass(frozen=True)
+class ShadowPair:
+    """An instrument in the generation that the experiment uses, and its twin in the other one.
+
+    Both are only read: of what moves, that is the readback.
+
+    Raises
+    ------
+    CannotShadow
+        One of them cannot be read, both are the same, or they take images.
+    """
+
+    original: Any
+    twin: Any
+
+    def __post_init__(self) -> None:
+        names = (str(self.original.name), str(self.twin.name))
+        if self.original is self.twin or names[0] == names[1]:
+            raise CannotShadow(*names, "they are the same device")
+        for device in (self.original, self.twin):
+            if not isinstance(device, Readable):
+                raise CannotShadow(*names, f"'{device.name}' cannot be read")
+            if callable(getattr(device, "collect_asset_docs", None)):
+                raise CannotShadow(
+                    *names,
+                    "cameras make images, and exposing twice is no comparison; "
+                    "compare one image of each before changing over",
+                )
+
+
+def shadowed(
+    plan: Messages[T],
+    pairs: Iterable[ShadowPair | tuple[Any, Any]],
+    *,
+    budget: float = DEFAULT_BUDGET,
+) -> Messages[T]:
+    """Run a plan and let the twins of the devices it reads measure beside it, in the stream `shadow` of its runs.
+
+    The plan never uses what the twins say, and never fails because of them. Each row of `shadow` has, for every pair,
+    the original before (`<column>_before`) and after (`<column>_after`) the twin (`<its column>`), so that a truth
+    that changes meanwhile is no difference. Rows are measured while the plan waits for motions or sleeps, which costs
+    nothing, and after its events. What they make the plan longer is at most `budget` of the time it has run. A value
+    that could not be read is NaN, or empty text; a pair that fails three times in a row is left alone until the end.
+
+    The start document gets `shadow`: the original's name for each twin. Pausing, resuming and aborting work as
+    without. Only numbers, texts and switches are compared, arrays are not.
+
+    Parameters
+    ----------
+    plan
+        Any plan, with any number of runs.
+    pairs
+        Original and twin; pairs of which the original is not read by the plan stay out.
+    budget
+        Share of the run's time, 0 to 1. With 0 only waiting time is used.
+
+    Raises
+    ------
+    CannotShadow
+        Before the plan begins, for a pair that cannot be compared.
+    """
+    if not 0 <= budget <= 1:
+        raise ValueError(f"the budget is a share of the run's time between 0 and 1, not {budget}")
+    known = [pair if isinstance(pair, ShadowPair) else ShadowPair(*pair) for pair in pairs]
+    return _Shadowing(known, budget).around(ensure_generator(plan)) if known else plan
+
+
+class _Shadowing:
+    """The plan's messages with those of the shadow between them."""
+
+    def __init__(self, pairs: Sequence[ShadowPair], budget: float) -> None:
+        self._pairs = pairs
+        self._budget = budget
+        self._runs: dict[Any, _Run] = {}
+        self._waiting_for: dict[Any, list[Any]] = {}
+        self._bundling: Any = None
+
+    def around(self, plan: Messages[T]) -> Messages[T]:
+        response: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                message = plan.throw(error) if error is not None else plan.send(response)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            error = response = None
+            try:
+                response = yield from self._passed_on(message)
+            except GeneratorExit:
+                plan.close()
+                raise
+            except BaseException as raised:
+                error = raised
+
+    def _passed_on(self, message: Msg) -> Messages[Any]:
+        command = message.command
+        if command == "open_run":
+            twins = {pair.twin.name: pair.original.name for pair in self._pairs}
+            message = message._replace(kwargs={**message.kwargs, "shadow": twins})
+        elif command == "wait" and (run := self._run_to_use(message)):
+            group = message.kwargs.get("group", message.args[0] if message.args else None)
+            yield from self._use_waiting_time(run, _Waiting(self._waiting_for.pop(group, [])))
+        elif command == "sleep" and (run := self._run_to_use(message)):
+            (duration,) = message.args
+            began = time.monotonic()
+            yield from self._use_waiting_time(run, _Waiting(duration_s=duration))
+            message = message._replace(args=(max(0.0, duration - (time.monotonic() - began)),))
+        response = yield message
+        self._take_note(message, response)
+        if command == "save" and (run := self._run_to_use(message)) and run.has_time(self._budget):
+            began = time.monotonic()
+            yield from self._round(run)
+            run.cost(time.monotonic() - began)
+        return response
+
+    def _take_note(self, message: Msg, response: Any) -> None:
+        command = message.command
+        if command == "open_run":
+            self._runs[message.run] = _Run()
+        elif command == "close_run":
+            self._runs.pop(message.run, None)
+        elif command == "set" and response is not None:
+            self._waiting_for.setdefault(message.kwargs.get("group"), []).append(response)
+        elif command == "create":
+            self._bundling = message
+        elif command in ("save", "drop"):
+            self._bundling = None
+        elif command == "read" and self._bundling is not None and message.run in self._runs:
+            stream = self._bundling.kwargs.get("name", self._bundling.args[0] if self._bundling.args else "primary")
+            if stream != "baseline":
+                self._runs[message.run].read.add(message.obj)
+
+    def _run_to_use(self, message: Msg) -> _Run | None:
+        """Return the run a row can be measured for now, None when there is none or an event is being put together."""
+        if self._bundling is not None and message.command != "save":
+            return None
+        run = self._runs.get(message.run) if message.run in self._runs else self._only_run()
+        if run is None:
+            return None
+        if run.readers is None and run.read:
+            run.readers = [_PairReader(pair) for pair in self._pairs if pair.original in run.read]
+        return run if run.readers and not all(reader.given_up for reader in run.readers) else None
+
+    def _only_run(self) -> _Run | None:
+        """Return the run that is open; messages such as `wait` belong to none."""
+        return next(iter(self._runs.values())) if len(self._runs) == 1 else None
+
+    def _use_waiting_time(self, run: _Run, waiting: _Waiting) -> Messages[None]:
+        """Measure rows while the plan has to wait anyway; only what goes on after that is a cost."""
+        while waiting.end is None and run.has_time(self._budget, overrun_only=True):
+            pause_until = time.monotonic() + PAUSE_BETWEEN_ROUNDS_S
+            yield from self._round(run)
+            if waiting.end is None:
+                yield from bps.wait_for([partial(waiting.until, pause_until)])
+        if waiting.end is not None:
+            run.cost(time.monotonic() - waiting.end)
+
+    def _round(self, run: _Run) -> Messages[None]:
+        """Measure one row for all pairs of a run."""
+        assert run.readers is not None
+        key = next(key for key, value in self._runs.items() if value is run)
+        began = time.monotonic()
+        row = self._measured_row(run)
+        yield from row if key is None else set_run_key_wrapper(row, key)
+        run.round_took(time.monotonic() - began)
+
+    def _measured_row(self, run: _Run) -> Messages[None]:
+        assert run.readers is not None
+        for reader in run.readers:
+            reader.forget()
+            if not reader.given_up:
+                yield from self._measured_pair(reader)
+        # The columns of a stream are fixed by its first row: that waits until each pair has worked or given up.
+        if not run.has_rows and all(reader.described or reader.given_up for reader in run.readers):
+            run.readers = [reader for reader in run.readers if reader.described]
+            run.has_rows = bool(run.readers)
+        if run.has_rows and any(reader.has_values for reader in run.readers):
+            yield from bps.create(SHADOW_STREAM)
+            for reader in run.readers:
+                yield from bps.read(reader)
+            yield from bps.save()
+
+    def _measured_pair(self, reader: _PairReader) -> Messages[None]:
+        original, twin = reader.pair.original, reader.pair.twin
+        sandwich = _Sandwich(original, twin, described=reader.described)
+        with _in_the_background(original, twin):
+            # One message for all of it: a status that fails would otherwise be thrown into the plan.
+            yield from bps.wait_for([sandwich.measure])
+        if sandwich.error is not None:
+            reader.failed(sandwich.error)
+            return
+        if not reader.described:
+            reader.take_descriptions(sandwich.keys[0], sandwich.keys[1])
+        reader.take(*sandwich.readings)
+
+
+class _Sandwich:
+    """Measures the original, the twin, and the original again, on the RunEngine's loop."""
+
+    def __init__(self, original: Any, twin: Any, *, described: bool) -> None:
+        self._devices = (original, twin, original)
+        self._described = described
+        self.readings: list[Mapping[str, Any]] = []
+        self.keys: list[Mapping[str, Any]] = []
+        self.error: Exception | None = None
+
+    async def measure(self) -> None:
+        """Fill `readings` and `keys`, or `error`; cancelled, what was begun ends on the wire by itself."""
+        self.readings, self.keys, self.error = [], [], None
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                for device in self._devices:
+                    if isinstance(device, Triggerable):
+                        await _done(device.trigger())
+                    self.readings.append(await maybe_await(device.read()))
+                if not self._described:
+                    self.keys = [await maybe_await(device.describe()) for device in self._devices[:2]]
+        except TimeoutError as error:
+            self.error = error if str(error) else TimeoutError(f"no reading within {READ_TIMEOUT_S:g} s")
+        except Exception as error:
+            self.error = error
+
+
+async def _done(status: Status) -> None:
+    """Wait for a status of either generation, and raise what it failed with."""
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def note(_: Status) -> None:
+        loop.call_soon_threadsafe(done.set)
+
+    status.add_callback(note)
+    await done.wait()
+    if (error := status.exception()) is not None:
+        raise error
+
+
+class _Waiting:
+    """A time in which the plan waits: for statuses, or for a time to pass."""
+
+    def __init__(self, statuses: Sequence[Status] = (), duration_s: float = 0.0) -> None:
+        self._statuses = statuses
+        self._missing = len(statuses)
+        self._end = time.monotonic() + duration_s
+        for status in statuses:
+            status.add_callback(self._note)
+
+    def _note(self, _: Status) -> None:
+        self._missing -= 1
+        self._end = time.monotonic()
+
+    @property
+    def end(self) -> float | None:
+        """When it ended, as a monotonic time; None while it goes on."""
+        return None if self._missing or time.monotonic() < self._end else self._end
+
+    async def until(self, deadline: float) -> None:
+        """Wait for the end or the deadline, whatever comes first."""
+        last = deadline if self._missing else min(deadline, self._end)
+        done = [asyncio.ensure_future(_done(status)) for status in self._statuses]
+        pause = asyncio.ensure_future(asyncio.sleep(max(0.0, last - time.monotonic())))
+        try:
+            moving = asyncio.gather(*done, return_exceptions=True) if done else pause
+            await asyncio.wait({moving, pause}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (*done, pause):
+                task.cancel()
+
+
+@dataclass
+class _Run:
+    """What is known of a run that is open: what it reads, and what its shadow has cost so far."""
+
+    began: float = field(default_factory=time.monotonic)
+    read: set[Any] = field(default_factory=set)
+    readers: list[_PairReader] | None = None
+    has_rows: bool = False
+    _cost: float = 0.0
+    _round: float = 0.05
+
+    def has_time(self, budget: float, *, overrun_only: bool = False) -> bool:
+        """Whether another row keeps the cost within the budget."""
+        expected = self._round / 2 if overrun_only else self._round
+        if budget == 0:
+            return overrun_only and self._cost == 0
+        return self._cost + expected <= budget * (time.monotonic() - self.began)
+
+    def cost(self, seconds: float) -> None:
+        self._cost += seconds
+
+    def round_took(self, seconds: float) -> None:
+        self._round += 0.3 * (seconds - self._round)
+
+
+class _PairReader:
+    """What bluesky reads for a row: the values that a pair was just found to have."""
+
+    parent = None
+
+    def __init__(self, pair: ShadowPair) -> None:
+        self.pair = pair
+        self.name = f"{pair.twin.name}_shadow"
+        self.hints: dict[str, Any] = {"fields": []}
+        self._keys: dict[str, Any] = {}
+        self._values: dict[str, Any] = {}
+        self.has_values = False
+        self._failures = 0
+        self._columns: list[tuple[str, str]] = []
+
+    @property
+    def described(self) -> bool:
+        return bool(self._keys)
+
+    @property
+    def given_up(self) -> bool:
+        return self._failures >= FAILURES_BEFORE_GIVING_UP
+
+    def failed(self, reason: BaseException) -> None:
+        self._failures += 1
+        twin, original = self.pair.twin.name, self.pair.original.name
+        if self.given_up:
+            logger.warning("%s no longer shadows %s in this run: %s", twin, original, reason)
+        else:
+            logger.info("A shadow reading of %s by %s failed: %s", original, twin, reason)
+
+    def take_descriptions(self, original: Mapping[str, Any], twin: Mapping[str, Any]) -> None:
+        """Find the columns that both have, and make the data keys of the row."""
+        self._columns = list(matching_columns(self.pair.original.name, original, self.pair.twin.name, twin))
+        if not self._columns:
+            self._failures = FAILURES_BEFORE_GIVING_UP
+            logger.warning(
+                "%s cannot shadow %s: they have no column in common", self.pair.twin.name, self.pair.original.name
+            )
+            return
+        for column, twin_column in self._columns:
+            key = _data_key(original[column])
+            self._keys |= {f"{column}_before": key, twin_column: _data_key(twin[twin_column]), f"{column}_after": key}
+
+    def forget(self) -> None:
+        """Have nothing but what stands for a value that could not be read."""
+        now = time.time()
+        self.has_values = False
+        self._values = {
+            name: {"value": math.nan if key["dtype"] == "number" else "", "timestamp": now}
+            for name, key in self._keys.items()
+        }
+
+    def take(self, before: Mapping[str, Any], twin: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+        self._failures = 0
+        self.has_values = True
+        for column, twin_column in self._columns:
+            for name, reading in (
+                (f"{column}_before", before[column]),
+                (twin_column, twin[twin_column]),
+                (f"{column}_after", after[column]),
+            ):
+                number = self._keys[name]["dtype"] == "number"
+                value = float(reading["value"]) if number else str(reading["value"])
+                self._values[name] = {"value": value, "timestamp": reading["timestamp"]}
+
+    def read(self) -> dict[str, Any]:
+        return dict(self._values)
+
+    def describe(self) -> dict[str, Any]:
+        return dict(self._keys)
+
+
+def matching_columns(
+    original: str, original_keys: Iterable[str], twin: str, twin_keys: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield the columns of an instrument and of its twin that mean the same: they differ in the name in front only."""
+    for column in original_keys:
+        if column == original or column.startswith(f"{original}_"):
+            twin_column = twin + column.removeprefix(original)
+            if twin_column in twin_keys and not twin_keys[twin_column].get("shape"):
+                yield column, twin_column
+
+
+def _data_key(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key of a column that may have to say that there is no value: integers become numbers."""
+    if key.get("dtype") in ("number", "integer"):
+        kept = {name: value for name, value in key.items() if name not in ("dtype", "dtype_numpy")}
+        return {**kept, "dtype": "number", "dtype_numpy": "<f8"}
+    return {"source": key["source"], "dtype": "string", "shape": []}
+
+
+@contextmanager
+def _in_the_background(*devices: Any) -> Iterator[None]:
+    """Let the requests of devices wait for everybody else's, where a wire is shared."""
+    with ExitStack() as ranks:
+        for device in devices:
+            connection = getattr(device, "connection", None)
+            if isinstance(connection, Connection):
+                ranks.callback(setattr, connection, "rank", connection.rank)
+                connection.rank = Rank.BACKGROUND
+        yield
