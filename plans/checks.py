@@ -6,10 +6,11 @@ import inspect
 import math
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from bluesky.protocols import Checkable, Flyable, Movable, Readable
+from bluesky.protocols import Checkable, Flyable, Locatable, Movable, Readable
 from bluesky.utils import Msg, get_hinted_fields
 
 
@@ -164,6 +165,18 @@ class Arguments:
                 well &= self._accepts(argument, device, value)
         return well
 
+    def relative_position(self, argument: str, device: Any, distance: float) -> None:
+        """Expect that the device accepts the position at that distance from where it stands."""
+
+        async def look() -> None:
+            position = await where(device)
+            if position is None:
+                self.problem(argument, distance, f"absolute: {device.name} does not tell where it stands")
+            else:
+                await self._ask(argument, device, position + distance, shown=distance)
+
+        self._questions.append(look)
+
     def column(self, argument: str, name: Any, devices: Iterable[Any]) -> None:
         """Expect the name of a column that one of the devices has."""
         known = list(devices)
@@ -213,11 +226,38 @@ class Arguments:
             return False
         return True
 
-    async def _ask(self, argument: str, device: Any, value: float) -> None:
+    async def _ask(self, argument: str, device: Any, value: float, shown: float | None = None) -> None:
         try:
-            await device.check_value(value)
+            answer = device.check_value(value) if isinstance(device, Checkable) else None
+            if inspect.isawaitable(answer):
+                await answer
         except Exception as error:
-            self.problem(argument, value, _allowed(device, error))
+            self.problem(argument, value if shown is None else shown, _allowed(device, error))
+
+
+def check_column(arguments: Arguments, signal: str | None, detectors: Any) -> str:
+    """Expect the column of one of the detectors; return it, their main one when none is named."""
+    known = [device for device in detectors if isinstance(device, Readable)] if isinstance(detectors, Sequence) else []
+    column = signal or default_column(known)
+    if known:
+        arguments.column("signal", column, known)
+    return column
+
+
+def locate(device: Any) -> Generator[Msg, Any, float | None]:
+    """Ask a device where it stands; None when it does not tell."""
+    tasks = yield Msg("wait_for", None, [partial(where, device)])
+    return tasks[0].result() if tasks else None
+
+
+async def where(device: Any) -> float | None:
+    """Return where a device stands; None when it does not tell."""
+    if isinstance(device, Locatable):
+        location = device.locate()
+        found = await location if inspect.isawaitable(location) else location
+        return float(found["readback"])
+    position = getattr(device, "position", None)
+    return None if position is None else float(position)
 
 
 def default_column(devices: Sequence[Any]) -> str:

@@ -1,0 +1,164 @@
+"""Where a peak is, how wide and how high: lmfit's models over a constant background, with bluesky's statistics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from plans.results import Result, Row, RunEvents
+
+PeakModel = Literal["gaussian", "lorentzian"]
+MIN_POINTS = 5
+"""Center, width, height and background are four parameters; their errors need one point more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peak:
+    """A peak, or a dip, in one signal over one mover; positions in the mover's units, heights in the signal's.
+
+    Errors are standard errors of the fit, NaN when the points leave them undetermined.
+    """
+
+    center: float
+    center_error: float
+    fwhm: float
+    """Full width at half maximum."""
+    fwhm_error: float
+    height: float
+    """Above the background; negative for a dip."""
+    height_error: float
+    background: float
+    background_error: float
+    r_squared: float
+    """Share of the variance that the model explains."""
+    maximum: float
+    """Largest reading (smallest, for a dip)."""
+    maximum_at: float
+    """Where it was."""
+    centroid: float
+    """Center of mass above the smallest reading."""
+    half_maximum_center: float
+    """Middle between the points of half maximum; NaN when there are none."""
+    points: int
+    """How many readings took part: those that are numbers."""
+
+    def row(self, signal: str, mover: str) -> dict[str, Any]:
+        """Return the peak as a row of `result_peak`."""
+        return {"signal": signal, "mover": mover, **asdict(self)}
+
+
+def fit_peak(position: ArrayLike, signal: ArrayLike, model: PeakModel = "gaussian", *, dip: bool = False) -> Peak:
+    """Fit a peak over a constant background.
+
+    Readings that are no numbers are left out.
+
+    Parameters
+    ----------
+    position, signal
+        Shape (n,), in any order.
+    model
+        `gaussian` or `lorentzian`.
+    dip
+        Look for a dip instead.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ, or fewer than five readings are numbers, or all have one value.
+    """
+    x, y = np.asarray(position, dtype=float), np.asarray(signal, dtype=float)
+    if x.shape != y.shape or x.ndim != 1:
+        raise ValueError(f"positions and readings must be two equally long rows, not {x.shape} and {y.shape}")
+    valid = np.isfinite(x) & np.isfinite(y)
+    x, y = x[valid], y[valid]
+    order = np.argsort(x, kind="stable")
+    x, y = x[order], -y[order] if dip else y[order]
+    span, step = float(np.ptp(y)) if len(y) else 0.0, float(np.ptp(x)) if len(x) else 0.0
+    if len(x) < MIN_POINTS or not span or not step:
+        raise ValueError(
+            f"a peak needs at least {MIN_POINTS} valid readings that differ, at different positions; there are {len(x)}"
+        )
+    best, r_squared = _fitted(x / step, (y - y.min()) / span, model)
+    sign = -1.0 if dip else 1.0
+    statistics = _statistics(x, y)
+    top = int(np.argmax(y))
+    return Peak(
+        center=best["center"][0] * step,
+        center_error=best["center"][1] * step,
+        fwhm=best["fwhm"][0] * step,
+        fwhm_error=best["fwhm"][1] * step,
+        height=sign * best["height"][0] * span,
+        height_error=best["height"][1] * span,
+        background=sign * (best["c"][0] * span + float(y.min())),
+        background_error=best["c"][1] * span,
+        r_squared=r_squared,
+        maximum=sign * float(y[top]),
+        maximum_at=float(x[top]),
+        centroid=statistics["com"],
+        half_maximum_center=statistics["cen"],
+        points=len(x),
+    )
+
+
+def peak_results(
+    events: RunEvents, mover: str, signals: list[str], model: PeakModel, *, dip: bool = False
+) -> Result | None:
+    """Return `result_peak` of a run: a row for each signal in which a peak could be fitted."""
+    rows: list[Row] = []
+    for signal in signals:
+        try:
+            peak = fit_peak(events.column(mover), events.column(signal), model, dip=dip)
+        except ValueError:
+            continue
+        rows.append(peak.row(signal, mover))
+    if not rows:
+        return None
+    along, up = events.units(mover), events.units(signals[0])
+    positions = ("center", "fwhm", "maximum_at", "centroid", "half_maximum_center")
+    units = dict.fromkeys(positions, along) | dict.fromkeys(("height", "background", "maximum"), up)
+    return Result("peak", rows, units)
+
+
+def peak_models() -> tuple[str, ...]:
+    """Return the names of the models."""
+    return get_args(PeakModel)
+
+
+def _fitted(
+    x: NDArray[np.float64], y: NDArray[np.float64], model: PeakModel
+) -> tuple[dict[str, tuple[float, float]], float]:
+    """Fit readings between 0 and 1; return values with errors by parameter, and r²."""
+    from lmfit import models  # takes a second to import, and a scan need not wait for it
+
+    shape = (models.GaussianModel if model == "gaussian" else models.LorentzianModel)()
+    parameters = shape.guess(y, x=x)
+    spacing = float(np.min(np.diff(np.unique(x))))
+    parameters["center"].set(min=float(x[0]), max=float(x[-1]))
+    parameters["sigma"].set(min=spacing / 10)
+    composite = shape + models.ConstantModel()
+    parameters.add("c", value=float(np.median(y)))
+    result = composite.fit(y, parameters, x=x)
+    best = {
+        name: (float(result.params[name].value), _error(result.params[name].stderr))
+        for name in ("center", "fwhm", "height", "c")
+    }
+    return best, float(result.rsquared)
+
+
+def _statistics(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, float]:
+    """Return what bluesky's PeakStats says, the background being the smallest reading."""
+    from bluesky.callbacks.fitting import PeakStats
+
+    stats = PeakStats("x", "y")
+    for position, reading in zip(x, y - y.min(), strict=True):
+        stats.event({"data": {"x": position, "y": reading}})
+    stats.compute()
+    return {name: _error(getattr(stats, name)) for name in ("com", "cen")}
+
+
+def _error(value: Any) -> float:
+    return math.nan if value is None else float(value)
