@@ -52,7 +52,7 @@ class DeviceCache:
     """
 
     def __init__(self, list_visa: Callable[[], list[str]]) -> None:
-        self._serial = _Remembered(_serial_devices)
+        self._serial = _Remembered(serial_devices)
         self._visa = _Remembered(list_visa)
 
     def serial_ports(self, max_age: float = 5.0) -> list[SerialDevice]:
@@ -74,7 +74,8 @@ class DeviceCache:
         return self._visa.age
 
 
-def _serial_devices() -> list[SerialDevice]:
+def serial_devices() -> list[SerialDevice]:
+    """Return the serial ports present, asked of the system now."""
     devices = []
     for port in sorted(list_ports.comports()):
         identity = ""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from profiles.commands.options import Json, finish
 
-app = typer.Typer(help="Check configuration files.", no_args_is_help=True)
+app = typer.Typer(help="Make and check configuration files: what is on the bench, in TOML.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -26,11 +27,26 @@ def config_check(
     finish(lambda: check_files(files, json_output=json, hardware=hardware))
 
 
+@app.command("new")
+def config_new(
+    file: Annotated[Path, typer.Argument(help="The file to write. One that is there is replaced only if you say so.")],
+) -> None:
+    """Make a configuration by questions and answers, from what is plugged in.
+
+    Lists serial ports, VISA resources and cameras, and asks instruments who they are: `*IDN?`, or what their type
+    has for that. Nothing is set or moved. The file is written at the end and passes `tandem config check`.
+    """
+    from profiles.config_new import run_new
+
+    finish(lambda: run_new(file))
+
+
 @app.command("schema")
 def config_schema() -> None:
-    """Print the JSON Schema of configuration files, for editors that complete and check TOML."""
-    import json
+    """Print the JSON Schema of configuration files, by which editors complete and check them.
 
-    from coexistence.config import DualConfig
+    Save it beside the file and begin the file with `#:schema ./tandem.schema.json`.
+    """
+    from profiles.config_schema import print_schema
 
-    typer.echo(json.dumps(DualConfig.model_json_schema(), indent=1))
+    finish(print_schema)

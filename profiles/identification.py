@@ -1,0 +1,134 @@
+"""Finding out what is on a wire by identity questions alone: nothing is set, moved or configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any
+
+from coexistence import Connection, SharedResources
+from coexistence.config import DualConfig, InstrumentConfig
+from coexistence.errors import CoexistenceError, WireDisconnected, WireInUse
+from devices import registry
+from devices.dialogue import Dialogue
+from devices.protocols.conversation import Conversation
+from devices.protocols.errors import ProtocolError
+from profiles.acceptance import only_questions
+from profiles.hardware import connection_of
+
+SERIAL_ANSWER_S = 0.3
+BUS_ANSWER_S = 0.1
+"""Modules of a bus answer at once or are not there, and there are sixteen addresses."""
+VISA_ANSWER_S = 2.0
+
+# Whose commands end with a line end come first: an Elliptec question has none, and would spoil the next one.
+_ON_SERIAL: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("Newport1830C", {}),
+    ("ESP300", {}),
+    ("MaiTai", {}),
+    ("MaiTai", {"baud_rate": 115200, "flow_control": "none"}),
+    ("ScpiInstrument", {}),
+    ("ScpiInstrument", {"baud_rate": 19200}),
+    ("ScpiInstrument", {"baud_rate": 115200}),
+    ("Elliptec", {}),
+)
+
+_METERS = ("344", "DMM", "MULTIMETER", "2000", "2100")
+"""Parts of identities that multimeters have: Keysight's 344xx, Keithley's 2000 and 2100, and the plain word."""
+
+
+@dataclass(frozen=True)
+class Identified:
+    """An instrument that said what it is: its type, the options that reach it, and its identity."""
+
+    type: str
+    identity: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def candidates(wire_key: str, type_name: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """Return the types, with line settings, that may be on a wire named by this key; all, or the one given."""
+    on_wire = _ON_SERIAL if wire_key == "serial_port" else (("ScpiInstrument", {}),)
+    if type_name is None:
+        return list(on_wire)
+    asked = "ScpiInstrument" if type_name.startswith("Scpi") else type_name
+    return [(type_name, options) for name, options in on_wire if name == asked] or [(type_name, {})]
+
+
+def identify(
+    wire_key: str,
+    wire: str,
+    type_name: str | None = None,
+    *,
+    tell: Callable[[str], object] = lambda _: None,
+    config: DualConfig | None = None,
+) -> list[Identified]:
+    """Ask what is on a wire, type after type, until one answers as only it would.
+
+    Parameters
+    ----------
+    wire_key
+        `serial_port` or `resource`.
+    wire
+        Its name.
+    type_name
+        Ask only as this type would; all types in turn unless given.
+    tell
+        Is given a line before each type is asked for.
+    config
+        Says which VISA to use for a resource; pyvisa-py unless given.
+
+    Returns
+    -------
+    list
+        Empty when nothing answered; several modules of one Elliptec bus are several.
+
+    Raises
+    ------
+    WireInUse, WireDisconnected
+        The wire cannot be opened.
+    """
+    for name, options in candidates(wire_key, type_name):
+        tell(f"asking as {name}" + (f" at {options['baud_rate']} baud" if "baud_rate" in options else "") + " ...")
+        if found := list(_identified(wire_key, wire, name, options, config)):
+            return found
+    return []
+
+
+def _identified(
+    wire_key: str, wire: str, name: str, options: dict[str, Any], config: DualConfig | None
+) -> Iterator[Identified]:
+    variants = [{"address": f"{number:X}"} for number in range(16)] if name == "Elliptec" else [{}]
+    patience = BUS_ANSWER_S if name == "Elliptec" else SERIAL_ANSWER_S
+    if wire_key == "resource":
+        patience = VISA_ANSWER_S
+    with closing(SharedResources(config)) as resources:
+        for variant in variants:
+            chosen = {**options, **variant}
+            entry = InstrumentConfig(id="identification", type=name, timeout=patience, **{wire_key: wire}, **chosen)
+            connection = connection_of(entry, resources)
+            connection.open()
+            identity = _ask(name, chosen, connection)
+            if identity is not None:
+                yield Identified(_specific(name, identity), identity, chosen)
+
+
+def _ask(name: str, options: dict[str, Any], connection: Connection) -> str | None:
+    protocol: Any = registry.check_options(name, options)
+
+    def begin() -> Conversation[str]:
+        return only_questions(name, protocol.protocol().identify(), [])
+
+    try:
+        return Dialogue(connection, patience_s=0.0).identify(begin)
+    except (WireInUse, WireDisconnected):
+        raise
+    except (ProtocolError, CoexistenceError):
+        return None
+
+
+def _specific(name: str, identity: str) -> str:
+    if name == "ScpiInstrument" and any(part in identity.upper() for part in _METERS):
+        return "ScpiMeter"
+    return name
