@@ -6,6 +6,7 @@ import keyword
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -94,6 +95,19 @@ class SimulationConfig(Section):
     """The optics: `wavelength_nm`, `power_w`, angles and offsets."""
 
 
+class Migrated(BaseModel):
+    """A change of generation; it goes into the start documents of the instrument's runs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    from_: Generation = Field(alias="from")
+    """The generation before."""
+    on: datetime
+    """When, with the offset from UTC."""
+    evidence: Literal["equivalent", "different", "insufficient", "none"] = "none"
+    """What the shadow report said then."""
+
+
 class InstrumentConfig(BaseModel):
     """One instrument: who it is, the wire it is on, and the options of its type.
 
@@ -116,6 +130,10 @@ class InstrumentConfig(BaseModel):
     """The camera's name in its vendor's library."""
     shadow_of: str | None = None
     """Id of the instrument of the other generation whose readings this one is compared with."""
+    migrated: Migrated | None = None
+    """When the instrument changed generation last; written by `tandem config cutover` and `rollback`."""
+    removal_date: date | None = None
+    """When the instrument's driver of this generation is to be gone; told by `tandem config status`."""
     timeout: PositiveFloat = 1.0
     """How long one exchange may take in s, waiting in line included."""
     connect_timeout: PositiveFloat = 10.0

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from profiles.commands.migration import cutover, migrate, rollback, status
 from profiles.commands.options import Json, finish
 
 app = typer.Typer(help="Make and check configuration files: what is on the bench, in TOML.", no_args_is_help=True)
@@ -50,3 +51,9 @@ def config_schema() -> None:
     from profiles.config_schema import print_schema
 
     finish(print_schema)
+
+
+app.command()(migrate)
+app.command()(status)
+app.command()(cutover)
+app.command()(rollback)

@@ -1,0 +1,73 @@
+"""Old entries of Thorlabs Elliptec modules: one for a bus becomes one for each module."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from coexistence.migration.draft import Draft, NeedsAHand, Source, as_id
+from coexistence.migration.rules.common import line, serial_wire, terminators, time_limits
+
+_DIGITS = "0123456789ABCDEF"
+
+
+def convert(source: Source, draft: Draft) -> list[Draft]:
+    """Convert a module, or a bus with several.
+
+    A bus `rotators` with `device_addresses = [2, 3]` becomes `rotators_2` and `rotators_3`, in the order of the file;
+    the positions of the modules are then in the columns `rotators_2` and `rotators_3`.
+    """
+    serial_wire(source, draft)
+    line(source, draft, "an Elliptec module", (9600,), ("none",))
+    terminators(source, ("", "\r", "\r\n", "\n"))
+    time_limits(source, draft)
+    source.take("scan_all_addresses")
+    name, several = source.take("device_addresses", "addresses", "devices")
+    if name:
+        return _modules(source, draft, name, several)
+    name, address = source.take("address", "device_address", "bus_address")
+    if name:
+        digit = _digit(address)
+        if digit is None:
+            raise NeedsAHand(f"{name} = {source.shown(name)} is no address; give one hexadecimal digit")
+        draft.put("address", digit, name)
+    else:
+        draft.put("address", "0")
+        source.remark('no address is stated, "0" used, which modules have when they are new')
+    return [draft]
+
+
+def _modules(source: Source, bus: Draft, name: str, several: Any) -> list[Draft]:
+    listed = several if isinstance(several, list) else [several]
+    modules: list[Draft] = []
+    found: dict[str, Draft] = {}
+    for entry in listed:
+        table = entry if isinstance(entry, Mapping) else {"address": entry}
+        digit = _digit(table.get("address"))
+        if digit is None:
+            raise NeedsAHand(f"{name} has {entry!r}, which is no address; give each module one hexadecimal digit")
+        if digit in found:
+            source.remark(f"address {digit} is in {name} twice; taken once")
+            continue
+        stated = table.get("id")
+        module = copy.deepcopy(bus)
+        module.id = as_id(stated) if isinstance(stated, str) else f"{bus.id}_{digit}"
+        module.put("address", digit, name)
+        found[digit] = module
+        modules.append(module)
+    if not modules:
+        raise NeedsAHand(f"{name} is empty; give each module an entry with its address")
+    columns = ", ".join(module.id for module in modules)
+    source.remark(f"a bus of {len(modules)}: each module is an instrument of its own, with its position in {columns}")
+    return modules
+
+
+def _digit(address: Any) -> str | None:
+    """Return the digit of an address; numbers are values (10 is A), text is a digit as it goes over the wire."""
+    if isinstance(address, bool):
+        return None
+    if isinstance(address, int):
+        return _DIGITS[address] if 0 <= address < len(_DIGITS) else None
+    text = str(address).strip().upper().removeprefix("0X")
+    return text if len(text) == 1 and text in _DIGITS else None
