@@ -6,11 +6,11 @@ import sys
 
 import typer
 
-from profiles.commands import catalog, config
+from profiles.commands import catalog, config, runs
 from profiles.commands.demo import demo
+from profiles.commands.doctor import doctor
 from profiles.commands.health import health
 from profiles.commands.run import run
-from profiles.commands.runs import runs
 from profiles.commands.shell import shell
 from profiles.commands.simulate import simulate
 from profiles.commands.validate import validate
@@ -26,13 +26,14 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(shell)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(run)
-app.command(context_settings={"ignore_unknown_options": True})(runs)  # -1 is a run, no option
 app.command()(wires)
 app.command()(health)
+app.command()(doctor)
 app.command()(simulate)
 app.command()(validate)
 app.add_typer(config.app, name="config")
 app.add_typer(catalog.app, name="catalog")
+app.add_typer(runs.app, name="runs")
 
 
 def main() -> None:

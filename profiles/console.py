@@ -13,5 +13,10 @@ def say(console: Console, text: str) -> None:
 
 def say_table(console: Console, table: Table) -> None:
     """Print a table as wide as it needs to be: a port or an error that is cut short cannot be copied."""
+    width = console.width
     needed = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.print(table, markup=False, highlight=False, width=max(console.width, needed), crop=False)
+    try:
+        console.width = max(width, needed)  # print() takes no width beyond the console's own
+        console.print(table, markup=False, highlight=False, crop=False)
+    finally:
+        console.width = width
