@@ -25,12 +25,11 @@ from devices.protocols.conversation import Stamped
 from devices.protocols.field import Field
 from devices.v2.driver import BlockingDriver
 from devices.v2.errors import DriverHung, NotMeasured
+from devices.v2.watchdog import WATCHDOG
 from devices.v2.worker import Worker
 
 Getter: TypeAlias = str | Callable[[Any], Any]
 Setter: TypeAlias = str | Callable[[Any, Any], Any]
-
-_LOCK_GRACE_S = 1.0
 
 
 class MeasuredSignal(Signal):
@@ -227,7 +226,7 @@ class LegacyDevice(Device):
     ) -> None:
         self.driver = driver
         self.timeout_s = timeout_s
-        self._worker = Worker(f"{name} (v2)")
+        self._worker = Worker(f"{name} (v2)", self)
         self._driver_lock = threading.RLock()
         self._settings_known = False
         super().__init__("", name=name, parent=parent, **kwargs)
@@ -271,10 +270,16 @@ class LegacyDevice(Device):
             child.connect()
 
     def destroy(self) -> None:
-        """End this device; a driver of ours leaves its wire to others."""
+        """End this device and its threads; a driver of ours leaves its wire to others."""
         if isinstance(self.driver, BlockingDriver):
             self.driver.close()
+        self._end_threads()
         super().destroy()
+
+    def _end_threads(self) -> None:
+        self._worker.stop()
+        for child in self._children():
+            child._end_threads()
 
     def do(
         self,
@@ -303,9 +308,7 @@ class LegacyDevice(Device):
             else:
                 status.set_exception(error)
 
-        watchdog = threading.Timer(limit, lambda: end(DriverHung(self.name, what, limit)))
-        watchdog.name = f"{self.name} watchdog"
-        watchdog.daemon = True
+        watch = WATCHDOG.watch(limit, lambda: end(DriverHung(self.name, what, limit)))
 
         def job() -> None:
             error: Exception | None = None
@@ -314,10 +317,9 @@ class LegacyDevice(Device):
                     work()
             except Exception as caught:
                 error = caught
-            watchdog.cancel()
+            WATCHDOG.over(watch)
             end(error)
 
-        watchdog.start()
         self._worker.submit(job)
         return status
 

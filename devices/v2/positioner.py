@@ -98,7 +98,7 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
         self._limits = limits
         self._tolerance = tolerance
         self._poll_period_s = poll_period_s
-        self._mover = Worker(f"{name} motion (v2)")
+        self._mover = Worker(f"{name} motion (v2)", self)
         self._motion: _Motion | None = None
         self._motion_lock = threading.Lock()
         super().__init__(driver, name=name, **kwargs)
@@ -225,6 +225,10 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
             self._measure(Kind.normal)
 
         return self.do(work_and_look, what, timeout=timeout)
+
+    def _end_threads(self) -> None:
+        self._mover.stop()
+        super()._end_threads()
 
     def _halt_failed(self, motion: _Motion, status: MoveStatus) -> None:
         if not status.success and self._motion is motion and motion.request_halt(False, "it took too long"):

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from coexistence import Connection, SharedSerialPort, VisaSessionManager
 from devices import registry
+from devices.v2 import worker
 from simulators import SimulatorProcess
 from simulators.spec import build_spec, default_instrument, default_wire
 
@@ -30,6 +31,14 @@ SPEC = build_spec(
 # The meter's tests let replies get lost, and need not wait for them as long as one would for real.
 LINE = {"meter": {"late_reply_limit": 0.3}}
 TYPES = {"meter": "Newport1830C", "bus": "Elliptec", "stage": "ESP300", "laser": "MaiTai"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def threads_end_soon() -> Iterator[None]:
+    """Let no test wait at its end for threads that wait for more work."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "IDLE_S", 0.05)
+        yield
 
 
 @pytest.fixture(scope="session")
