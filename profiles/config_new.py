@@ -48,7 +48,7 @@ class Draft:
 
     def problems_with(self, entries: dict[Generation, dict[str, Any]]) -> list[str]:
         """Return what would be wrong with the file if these instruments were in it."""
-        values = {
+        values: dict[str, Any] = {
             generation: {"instruments": [*listed, *([entries[generation]] if generation in entries else [])]}
             for generation, listed in self.instruments.items()
         }

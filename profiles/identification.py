@@ -18,7 +18,7 @@ from profiles.acceptance import only_questions
 from profiles.hardware import connection_of
 
 SERIAL_ANSWER_S = 0.3
-BUS_ANSWER_S = 0.1
+BUS_ANSWER_S = 0.25
 """Modules of a bus answer at once or are not there, and there are sixteen addresses."""
 VISA_ANSWER_S = 2.0
 
@@ -106,7 +106,9 @@ def _identified(
     with closing(SharedResources(config)) as resources:
         for variant in variants:
             chosen = {**options, **variant}
-            entry = InstrumentConfig(id="identification", type=name, timeout=patience, **{wire_key: wire}, **chosen)
+            entry = InstrumentConfig.model_validate(
+                {"id": "identification", "type": name, "timeout": patience, wire_key: wire, **chosen}
+            )
             connection = connection_of(entry, resources)
             connection.open()
             identity = _ask(name, chosen, connection)

@@ -13,7 +13,7 @@ from coexistence.config import DualConfig, port_access_remedy
 from coexistence.device_cache import serial_devices
 from coexistence.errors import ConfigError
 from coexistence.visa_library import VisaLibrary
-from profiles.doctor.findings import Check
+from profiles.doctor.findings import Check, Outcome
 
 _GRABBERS = {
     "ModemManager": "it sends modem commands to new ports: sudo systemctl disable --now ModemManager",
@@ -44,7 +44,7 @@ def visa_checks(config: DualConfig | None) -> Iterator[Check]:
             library = VisaLibrary.shared(backend)
         except ConfigError as error:
             (problem,) = error.problems
-            outcome = "problem" if backend == chosen else "note"
+            outcome: Outcome = "problem" if backend == chosen else "note"
             yield Check(f"VISA {backend}", outcome, problem.message, problem.suggestion if outcome == "problem" else "")
         else:
             library.release()

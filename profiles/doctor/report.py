@@ -76,5 +76,5 @@ def _print(checks: list[Check]) -> None:
     number = sum(check.outcome == "problem" for check in checks)
     say(
         console,
-        f"{number} problems keep something from working." if number else "Nothing keeps a session from working.",
+        f"{number} of these keep something from working." if number else "Nothing keeps a session from working.",
     )
