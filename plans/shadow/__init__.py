@@ -1,7 +1,9 @@
 """Shadow mode: the other generation of an instrument measures beside it, and both are compared."""
 
-from plans.shadow.comparison import Comparison, Outlier, Pairs, Tolerance, compare
-from plans.shadow.shadowing import SHADOW_STREAM, CannotShadow, ShadowPair, matching_columns, shadowed
+from plans.shadow.comparison import Comparison, Outlier, compare, compare_texts
+from plans.shadow.pair_reader import CannotShadow, ShadowPair, matching_columns
+from plans.shadow.pairs import Pairs, Tolerance
+from plans.shadow.shadowing import SHADOW_STREAM, shadowed
 
 __all__ = [
     "SHADOW_STREAM",
@@ -12,6 +14,7 @@ __all__ = [
     "ShadowPair",
     "Tolerance",
     "compare",
+    "compare_texts",
     "matching_columns",
     "shadowed",
 ]

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 import bluesky.plan_stubs as bps
 from bluesky.preprocessors import set_run_key_wrapper
-from bluesky.protocols import Readable, Status, Triggerable
-from bluesky.utils import Msg, ensure_generator, maybe_await
+from bluesky.protocols import Status
+from bluesky.utils import Msg, ensure_generator
 
-from coexistence import Connection, Rank
+from plans.shadow.pair_reader import PairReader, Sandwich, ShadowPair, done, in_the_background
 
 logger = logging.getLogger("plans.shadow")
 
@@ -26,49 +24,9 @@ DEFAULT_BUDGET = 0.05
 PAUSE_BETWEEN_ROUNDS_S = 0.5
 """Within one motion or waiting time, a round is begun at most this often."""
 
-READ_TIMEOUT_S = 5.0
-FAILURES_BEFORE_GIVING_UP = 3
 
 T = TypeVar("T")
 Messages = Generator[Msg, Any, T]
-
-
-class CannotShadow(ValueError):
-    """Two devices cannot be compared; `original` and `twin` are their names, `reason` says why."""
-
-    def __init__(self, original: str, twin: str, reason: str) -> None:
-        self.original, self.twin, self.reason = original, twin, reason
-        super().__init__(f"'{twin}' cannot be the shadow of '{original}': {reason}")
-
-
-@dataclass(frozen=True)
-class ShadowPair:
-    """An instrument in the generation that the experiment uses, and its twin in the other one.
-
-    Both are only read: of what moves, that is the readback.
-
-    Raises
-    ------
-    CannotShadow
-        One of them cannot be read, both are the same, or they take images.
-    """
-
-    original: Any
-    twin: Any
-
-    def __post_init__(self) -> None:
-        names = (str(self.original.name), str(self.twin.name))
-        if self.original is self.twin or names[0] == names[1]:
-            raise CannotShadow(*names, "they are the same device")
-        for device in (self.original, self.twin):
-            if not isinstance(device, Readable):
-                raise CannotShadow(*names, f"'{device.name}' cannot be read")
-            if callable(getattr(device, "collect_asset_docs", None)):
-                raise CannotShadow(
-                    *names,
-                    "cameras make images, and exposing twice is no comparison; "
-                    "compare one image of each before changing over",
-                )
 
 
 def shadowed(
@@ -181,7 +139,7 @@ class _Shadowing:
         if run is None:
             return None
         if run.readers is None and run.read:
-            run.readers = [_PairReader(pair) for pair in self._pairs if pair.original in run.read]
+            run.readers = [PairReader(pair) for pair in self._pairs if pair.original in run.read]
         return run if run.readers and not all(reader.given_up for reader in run.readers) else None
 
     def _only_run(self) -> _Run | None:
@@ -223,10 +181,10 @@ class _Shadowing:
                 yield from bps.read(reader)
             yield from bps.save()
 
-    def _measured_pair(self, reader: _PairReader) -> Messages[None]:
+    def _measured_pair(self, reader: PairReader) -> Messages[None]:
         original, twin = reader.pair.original, reader.pair.twin
-        sandwich = _Sandwich(original, twin, described=reader.described)
-        with _in_the_background(original, twin):
+        sandwich = Sandwich(original, twin, described=reader.described)
+        with in_the_background(original, twin):
             # One message for all of it: a status that fails would otherwise be thrown into the plan.
             yield from bps.wait_for([sandwich.measure])
         if sandwich.error is not None:
@@ -235,47 +193,6 @@ class _Shadowing:
         if not reader.described:
             reader.take_descriptions(sandwich.keys[0], sandwich.keys[1])
         reader.take(*sandwich.readings)
-
-
-class _Sandwich:
-    """Measures the original, the twin, and the original again, on the RunEngine's loop."""
-
-    def __init__(self, original: Any, twin: Any, *, described: bool) -> None:
-        self._devices = (original, twin, original)
-        self._described = described
-        self.readings: list[Mapping[str, Any]] = []
-        self.keys: list[Mapping[str, Any]] = []
-        self.error: Exception | None = None
-
-    async def measure(self) -> None:
-        """Fill `readings` and `keys`, or `error`; cancelled, what was begun ends on the wire by itself."""
-        self.readings, self.keys, self.error = [], [], None
-        try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                for device in self._devices:
-                    if isinstance(device, Triggerable):
-                        await _done(device.trigger())
-                    self.readings.append(await maybe_await(device.read()))
-                if not self._described:
-                    self.keys = [await maybe_await(device.describe()) for device in self._devices[:2]]
-        except TimeoutError as error:
-            self.error = error if str(error) else TimeoutError(f"no reading within {READ_TIMEOUT_S:g} s")
-        except Exception as error:
-            self.error = error
-
-
-async def _done(status: Status) -> None:
-    """Wait for a status of either generation, and raise what it failed with."""
-    loop = asyncio.get_running_loop()
-    done = asyncio.Event()
-
-    def note(_: Status) -> None:
-        loop.call_soon_threadsafe(done.set)
-
-    status.add_callback(note)
-    await done.wait()
-    if (error := status.exception()) is not None:
-        raise error
 
 
 class _Waiting:
@@ -300,7 +217,7 @@ class _Waiting:
     async def until(self, deadline: float) -> None:
         """Wait for the end or the deadline, whatever comes first."""
         last = deadline if self._missing else min(deadline, self._end)
-        done = [asyncio.ensure_future(_done(status)) for status in self._statuses]
+        done = [asyncio.ensure_future(done(status)) for status in self._statuses]
         pause = asyncio.ensure_future(asyncio.sleep(max(0.0, last - time.monotonic())))
         try:
             moving = asyncio.gather(*done, return_exceptions=True) if done else pause
@@ -316,7 +233,7 @@ class _Run:
 
     began: float = field(default_factory=time.monotonic)
     read: set[Any] = field(default_factory=set)
-    readers: list[_PairReader] | None = None
+    readers: list[PairReader] | None = None
     has_rows: bool = False
     _cost: float = 0.0
     _round: float = 0.05
@@ -333,107 +250,3 @@ class _Run:
 
     def round_took(self, seconds: float) -> None:
         self._round += 0.3 * (seconds - self._round)
-
-
-class _PairReader:
-    """What bluesky reads for a row: the values that a pair was just found to have."""
-
-    parent = None
-
-    def __init__(self, pair: ShadowPair) -> None:
-        self.pair = pair
-        self.name = f"{pair.twin.name}_shadow"
-        self.hints: dict[str, Any] = {"fields": []}
-        self._keys: dict[str, Any] = {}
-        self._values: dict[str, Any] = {}
-        self.has_values = False
-        self._failures = 0
-        self._columns: list[tuple[str, str]] = []
-
-    @property
-    def described(self) -> bool:
-        return bool(self._keys)
-
-    @property
-    def given_up(self) -> bool:
-        return self._failures >= FAILURES_BEFORE_GIVING_UP
-
-    def failed(self, reason: BaseException) -> None:
-        self._failures += 1
-        twin, original = self.pair.twin.name, self.pair.original.name
-        if self.given_up:
-            logger.warning("%s no longer shadows %s in this run: %s", twin, original, reason)
-        else:
-            logger.info("A shadow reading of %s by %s failed: %s", original, twin, reason)
-
-    def take_descriptions(self, original: Mapping[str, Any], twin: Mapping[str, Any]) -> None:
-        """Find the columns that both have, and make the data keys of the row."""
-        self._columns = list(matching_columns(self.pair.original.name, original, self.pair.twin.name, twin))
-        if not self._columns:
-            self._failures = FAILURES_BEFORE_GIVING_UP
-            logger.warning(
-                "%s cannot shadow %s: they have no column in common", self.pair.twin.name, self.pair.original.name
-            )
-            return
-        for column, twin_column in self._columns:
-            key = _data_key(original[column])
-            self._keys |= {f"{column}_before": key, twin_column: _data_key(twin[twin_column]), f"{column}_after": key}
-
-    def forget(self) -> None:
-        """Have nothing but what stands for a value that could not be read."""
-        now = time.time()
-        self.has_values = False
-        self._values = {
-            name: {"value": math.nan if key["dtype"] == "number" else "", "timestamp": now}
-            for name, key in self._keys.items()
-        }
-
-    def take(self, before: Mapping[str, Any], twin: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        self._failures = 0
-        self.has_values = True
-        for column, twin_column in self._columns:
-            for name, reading in (
-                (f"{column}_before", before[column]),
-                (twin_column, twin[twin_column]),
-                (f"{column}_after", after[column]),
-            ):
-                number = self._keys[name]["dtype"] == "number"
-                value = float(reading["value"]) if number else str(reading["value"])
-                self._values[name] = {"value": value, "timestamp": reading["timestamp"]}
-
-    def read(self) -> dict[str, Any]:
-        return dict(self._values)
-
-    def describe(self) -> dict[str, Any]:
-        return dict(self._keys)
-
-
-def matching_columns(
-    original: str, original_keys: Iterable[str], twin: str, twin_keys: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
-    """Yield the columns of an instrument and of its twin that mean the same: they differ in the name in front only."""
-    for column in original_keys:
-        if column == original or column.startswith(f"{original}_"):
-            twin_column = twin + column.removeprefix(original)
-            if twin_column in twin_keys and not twin_keys[twin_column].get("shape"):
-                yield column, twin_column
-
-
-def _data_key(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the key of a column that may have to say that there is no value: integers become numbers."""
-    if key.get("dtype") in ("number", "integer"):
-        kept = {name: value for name, value in key.items() if name not in ("dtype", "dtype_numpy")}
-        return {**kept, "dtype": "number", "dtype_numpy": "<f8"}
-    return {"source": key["source"], "dtype": "string", "shape": []}
-
-
-@contextmanager
-def _in_the_background(*devices: Any) -> Iterator[None]:
-    """Let the requests of devices wait for everybody else's, where a wire is shared."""
-    with ExitStack() as ranks:
-        for device in devices:
-            connection = getattr(device, "connection", None)
-            if isinstance(connection, Connection):
-                ranks.callback(setattr, connection, "rank", connection.rank)
-                connection.rank = Rank.BACKGROUND
-        yield

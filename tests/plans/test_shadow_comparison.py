@@ -1,0 +1,183 @@
+"""What is said of pairs of readings: planted faults are found and named, sound pairs are left in peace."""
+
+import collections
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plans.shadow import Pairs, Tolerance, compare
+
+TOLERANCE = Tolerance(relative=0.01, lag_s=0.02)
+ENOUGH = TOLERANCE.pairs_for_outliers
+
+
+def swinging(time):
+    """A truth that changes as fast as the reading of a rotating polarizer does."""
+    return 0.5e-3 * (1 + np.sin(np.pi * time)) + 1e-5
+
+
+def steady(time):
+    return np.full_like(time, 1e-3)
+
+
+def stepping(time):
+    return 1e-3 * np.sin(0.11 * time) ** 2 + 2e-6
+
+
+def measured(seed, n, truth, *, scale=1.0, offset=0.0, lag_s=0.0, outlier_every=None, noise=2e-6, relative_noise=1e-3):
+    """Pairs of readings of a truth, with the noise of both and the faults of the twin."""
+    random = np.random.default_rng(seed)
+    before_s = np.arange(n) * 0.3
+    twin_s = before_s + random.uniform(0.018, 0.03, n)
+    after_s = twin_s + random.uniform(0.018, 0.03, n)
+
+    def noisy(values):
+        return values + random.normal(size=n) * (noise + relative_noise * np.abs(values))
+
+    twin = scale * noisy(truth(twin_s - lag_s)) + offset
+    if outlier_every is not None:
+        twin[random.random(n) < 1 / outlier_every] *= 1.5
+    return Pairs(noisy(truth(before_s)), before_s, twin, twin_s, noisy(truth(after_s)), after_s)
+
+
+def verdicts(seeds, n, truth, tolerance=TOLERANCE, **faults):
+    return [compare("power", measured(seed, n, truth, **faults), tolerance, unit="W") for seed in range(seeds)]
+
+
+@pytest.mark.parametrize("truth", [steady, stepping, swinging])
+def test_a_sound_pair_is_called_different_in_one_of_a_hundred_cases_at_most(truth):
+    for n in (20, 150, ENOUGH):
+        found = collections.Counter(result.verdict for result in verdicts(200, n, truth))
+        assert found["different"] <= 2, found
+    assert found["equivalent"] >= 196
+
+
+@pytest.mark.parametrize("rounding", [1e-6, 1e-5])
+def test_readings_that_are_rounded_are_equivalent_all_the_same(rounding):
+    for seed in range(20):
+        pairs = measured(seed, ENOUGH, stepping)
+        columns = [np.round(column / rounding) * rounding for column in (pairs.before, pairs.twin, pairs.after)]
+        rounded = Pairs(columns[0], pairs.before_s, columns[1], pairs.twin_s, columns[2], pairs.after_s)
+        assert str(compare("power", rounded, Tolerance(relative=0.02))) == "equivalent"
+
+
+def test_readings_that_never_differ_are_equivalent():
+    times = np.arange(ENOUGH) * 0.1
+    same = np.full(ENOUGH, 3.0)
+    result = compare("position", Pairs(same, times, same, times + 0.02, same, times + 0.04), TOLERANCE)
+    assert (result.verdict, result.bias, result.spread) == ("equivalent", 0.0, 0.0)
+
+
+def test_a_pair_as_different_as_is_tolerated_is_called_equivalent_in_one_of_a_hundred_cases_at_most():
+    at_the_edge = verdicts(200, ENOUGH, steady, scale=1.01)
+    assert sum(result.verdict == "equivalent" for result in at_the_edge) <= 5  # 2 expected; 5 has a chance of 2 %
+
+
+@pytest.mark.parametrize("truth", [stepping, swinging])
+def test_a_scale_that_is_wrong_by_two_percent_is_found_and_named(truth):
+    for result in verdicts(20, ENOUGH, truth, scale=1.02):
+        assert result.verdict == "different"
+        assert result.slope == pytest.approx(1.02, abs=0.005)
+        assert str(result).startswith("different because its scale is 1.0")
+
+
+def test_a_wrong_scale_is_an_offset_while_the_truth_does_not_change():
+    for result in verdicts(10, 200, steady, scale=1.02):
+        assert str(result).startswith("different because it is offset by +")
+        assert str(result).endswith(" W")
+        assert result.bias == pytest.approx(2e-5, rel=0.1)
+        assert result.slope is None
+
+
+def test_a_lag_of_fifty_milliseconds_is_found_and_named():
+    for result in verdicts(20, 200, swinging, lag_s=0.05):
+        assert result.verdict == "different"
+        assert result.lag_s == pytest.approx(0.05, abs=0.003)
+        assert "ms behind the original" in str(result)
+
+
+def test_no_lag_is_told_where_nothing_moved():
+    result = compare("power", measured(1, 200, steady, lag_s=0.05), TOLERANCE)
+    assert result.lag_s is None
+    assert result.verdict != "different"
+
+
+def test_one_outlier_in_two_hundred_is_found_with_its_event_once_there_is_the_evidence_asked_for():
+    few = compare("power", measured(3, 60, stepping, outlier_every=1e9), TOLERANCE)
+    assert str(few) == (f"insufficient evidence (60 of {ENOUGH}): a wrong reading in 200 could still have been missed")
+    found = verdicts(100, few.needed, swinging, outlier_every=200)
+    assert sum(result.verdict == "different" for result in found) >= 97  # 99 % of the cases have an outlier at all
+    for result in found:
+        for outlier in result.outliers:
+            assert outlier.twin == pytest.approx(1.5 * outlier.original, rel=0.2)
+            assert outlier.event.isdigit()
+    assert f"{len(found[0].outliers)} of {ENOUGH} readings are far off" in str(found[0])
+
+
+def test_values_in_another_unit_are_named_at_once():
+    result = compare("power", measured(1, 15, stepping, scale=1e3), TOLERANCE, unit="W")
+    assert str(result) == "different because its values are 1000 times those of the original, as in another unit"
+
+
+def test_another_unit_in_the_data_keys_is_a_difference_by_itself():
+    result = compare("power", measured(1, 50, steady), TOLERANCE, unit="W", twin_unit="mW")
+    assert result.reasons[0] == "the unit is mW, that of the original W"
+    assert compare("power", measured(1, 5, steady), TOLERANCE, unit="W", twin_unit="").verdict == "different"
+
+
+def test_an_offset_is_named_with_its_size_and_unit():
+    for result in verdicts(10, 100, stepping, offset=4e-5):
+        assert str(result).startswith("different because it is offset by +")
+        assert result.bias == pytest.approx(4e-5, rel=0.05)
+
+
+def test_what_was_not_read_is_left_out_and_counted():
+    pairs = measured(1, 100, steady)
+    pairs.twin[:10] = np.nan
+    result = compare("power", pairs, TOLERANCE)
+    assert (result.n, result.discarded) == (90, 10)
+
+
+def test_too_few_readings_say_nothing():
+    result = compare("power", measured(1, 5, steady), TOLERANCE)
+    assert (result.verdict, result.bias, result.needed) == ("insufficient evidence", None, ENOUGH)
+    assert str(result) == f"insufficient evidence (5 of {ENOUGH}): too few readings to know their spread"
+
+
+def test_more_readings_are_asked_for_when_the_noise_is_large():
+    noisy = compare("power", measured(1, 50, steady, noise=1e-4), Tolerance(relative=0.003, outlier_rate=0.1))
+    assert noisy.verdict == "insufficient evidence"
+    assert noisy.needed > 500
+    again = compare("power", measured(2, 2 * noisy.needed, steady, noise=1e-4), noisy.tolerance)
+    assert again.verdict == "equivalent"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 6),
+        max_size=40,
+    )
+)
+def test_any_readings_get_a_verdict(rows):
+    result = compare("anything", Pairs.of(rows), TOLERANCE)
+    assert result.verdict in ("equivalent", "different", "insufficient evidence")
+    assert str(result)
+    assert result.as_json()["n"] + result.discarded == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"relative": -0.1}, "the relative tolerance must be a number of 0 or more, not -0.1"),
+        ({"absolute": float("nan")}, "the absolute tolerance must be a number of 0 or more, not nan"),
+        ({"lag_s": 0}, "the tolerated lag must be a time above 0 s, not 0"),
+        ({"outlier_rate": 1}, "the outlier rate must be between 0 and 0.5, not 1"),
+    ],
+)
+def test_a_tolerance_that_makes_no_sense_is_refused(settings_, message):
+    with pytest.raises(ValueError) as refusal:
+        Tolerance(**settings_)
+    assert str(refusal.value) == message
