@@ -164,10 +164,8 @@ def fly_scan(
             backwards = snake and number % 2 == 0
             yield from sweeps.sweep(number, *((stop, start) if backwards else (start, stop)))
 
-    uids: list[str] = []
-    plan = bpp.subs_wrapper(run(), {"start": [lambda _, document: uids.append(document["uid"])]})
-    yield from with_results(plan, sweeps.analyse)
-    return uids[0]
+    uid: str = yield from with_results(run(), sweeps.analyse)
+    return uid
 
 
 class _Sweeps:
@@ -330,7 +328,7 @@ class _Brake:
             stopping = self._axis.stop(success=True)
             if inspect.isawaitable(stopping):
                 await stopping
-        while getattr(self._axis, "moving", False) and time.monotonic() < deadline:
+        while getattr(self._axis, "moving", False) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_POLL_S)
 
 
@@ -342,7 +340,7 @@ class _Done:
     def add_callback(self, callback: Any) -> None:
         callback(self)
 
-    def exception(self, timeout: float | None = 0.0) -> None:
+    def exception(self, timeout: float | None = 0.0) -> None:  # noqa: ARG002
         return None
 
 
@@ -374,10 +372,11 @@ class _SweptPosition:
     async def describe(self) -> dict[str, DataKey]:
         """Return the axis's column, once for each detector, and those of the sweep."""
         described = self._axis.describe()
-        key = (await described if inspect.isawaitable(described) else described)[self.name]
         source = f"sweep:{self.name}"
+        key = (await described if inspect.isawaitable(described) else described)[self.name].copy()
+        key["source"] = source
         return {
-            **{column: {**key, "source": source} for column in self._columns.values()},
+            **dict.fromkeys(self._columns.values(), key),
             f"{self.name}_time_error": DataKey(source=source, dtype="number", shape=[], units="s"),
             f"{self.name}_pass": DataKey(source=source, dtype="integer", shape=[]),
         }

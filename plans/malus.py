@@ -10,8 +10,11 @@ from typing import Any
 import bluesky.plans as bp
 import numpy as np
 from bluesky.protocols import Movable, Readable
-from bluesky.utils import Msg
+from bluesky.utils import Msg, get_hinted_fields
 from numpy.typing import ArrayLike
+
+from plans.checks import Arguments, position_column, run_metadata
+from plans.results import Result, Row, RunEvents, with_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +112,15 @@ def malus(
     stop: float = 180.0,
     num: int = 37,
     *,
+    note: str | None = None,
+    sample: str | None = None,
+    operator: str | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Generator[Msg, Any, str]:
     """Rotate a polarizer through equally spaced positions and read all detectors at each of them.
 
-    Detectors on one wire are triggered together; the wire lets them in one after the other.
+    Detectors on one wire are triggered together; the wire lets them in one after the other. The stream
+    `result_malus` has a row for each detector: a :class:`MalusFit`, and the contrast.
 
     Parameters
     ----------
@@ -125,13 +132,37 @@ def malus(
         First and last position in degrees.
     num
         Number of positions.
-    md
+    note, sample, operator, md
         More metadata for the start document.
 
     Returns
     -------
     str
         The run's uid.
+
+    Raises
+    ------
+    PlanArgumentError
+        Arguments that cannot be; nothing has moved.
     """
-    metadata = {"plan_name": "malus", **(md or {})}
-    return (yield from bp.scan(list(detectors), rotator, start, stop, num, md=metadata))
+    arguments = Arguments("malus")
+    arguments.detectors("detectors", detectors)
+    arguments.count("num", num, minimum=4)
+    if arguments.movable("rotator", rotator):
+        arguments.positions("start", rotator, start)
+        arguments.positions("stop", rotator, stop)
+    yield from arguments.check()
+    given = {"detectors": detectors, "rotator": rotator, "start": start, "stop": stop, "num": num}
+    metadata = run_metadata("malus", given, note=note, sample=sample, operator=operator, md=md)
+
+    def analyse(events: RunEvents) -> Result:
+        position = events.column(position_column(rotator))
+        columns = [name for detector in detectors for name in get_hinted_fields(detector)]
+        fits = {name: fit_malus(position, events.column(name)) for name in columns}
+        rows: list[Row] = [{"signal": name, **fit.as_dict(), "contrast": fit.contrast} for name, fit in fits.items()]
+        return Result(
+            "malus", rows, {"angle_deg": "deg", "angle_error_deg": "deg", "amplitude_w": "W", "offset_w": "W"}
+        )
+
+    uid: str = yield from with_results(bp.scan(list(detectors), rotator, start, stop, num, md=metadata), analyse)
+    return uid

@@ -1,0 +1,156 @@
+"""Calibration of a half-wave plate before a polarizer: which power passes at which position of the plate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import bluesky.plans as bp
+import numpy as np
+from bluesky.protocols import Readable
+from bluesky.utils import Msg
+from numpy.typing import ArrayLike
+
+from plans.checks import Arguments, position_column, run_metadata
+from plans.optics.columns import column_names, units_of
+from plans.optics.harmonics import fit_harmonics
+from plans.results import Result, Row, RunEvents, with_results
+
+_FOLD = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class HalfWavePlateFit:
+    """What `offset + amplitude * cos(2 * (position - angle_deg))**2` says: four maxima in a turn of the plate."""
+
+    angle_deg: float
+    """Position of largest power, 0 to below 90."""
+    angle_error_deg: float
+    """Standard error of it."""
+    amplitude: float
+    """Largest minus smallest power, in the signal's units."""
+    amplitude_error: float
+    """Standard error of it."""
+    offset: float
+    """Smallest power: leakage and ambient light."""
+    offset_error: float
+    """Standard error of it."""
+    r_squared: float
+    """Share of the variance that the law explains; 1 is a perfect fit."""
+    points: int
+    """How many readings took part."""
+
+    @property
+    def contrast(self) -> float:
+        """Largest divided by smallest power; infinite when the offset is not above zero."""
+        return (self.amplitude + self.offset) / self.offset if self.offset > 0 else math.inf
+
+    def power(self, position_deg: ArrayLike) -> Any:
+        """Return the power at positions of the plate in degrees."""
+        position = np.asarray(position_deg, dtype=float)
+        return self.offset + self.amplitude * np.cos(np.radians(2 * (position - self.angle_deg))) ** 2
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return asdict(self)
+
+
+def fit_half_wave_plate(position_deg: ArrayLike, power: ArrayLike) -> HalfWavePlateFit:
+    """Fit the law of a half-wave plate before a polarizer; readings that are no numbers are left out.
+
+    Parameters
+    ----------
+    position_deg : array of float, shape (n,)
+        Positions of the plate in degrees; at least an eighth of a turn is needed for a good fit.
+    power : array of float, shape (n,)
+        What passed, in any units.
+
+    Raises
+    ------
+    ValueError
+        The shapes differ, or the readings do not determine the three parameters.
+    """
+    fit = fit_harmonics(position_deg, power, (_FOLD,))
+    wave = fit.harmonics[_FOLD]
+    return HalfWavePlateFit(
+        angle_deg=wave.angle_deg,
+        angle_error_deg=wave.angle_error_deg,
+        amplitude=2 * wave.amplitude,
+        amplitude_error=2 * wave.amplitude_error,
+        offset=fit.offset - wave.amplitude,
+        # Constant and wave are independent where positions are spread evenly over a period.
+        offset_error=math.hypot(fit.offset_error, wave.amplitude_error),
+        r_squared=fit.r_squared,
+        points=fit.points,
+    )
+
+
+def calibrate_half_wave_plate(
+    detectors: Sequence[Readable[Any]],
+    rotator: Any,
+    start: float = 0.0,
+    stop: float = 90.0,
+    num: int = 31,
+    *,
+    note: str | None = None,
+    sample: str | None = None,
+    operator: str | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> Generator[Msg, Any, str]:
+    """Turn a half-wave plate, read the power behind the polarizer that follows, and store the calibration.
+
+    The stream `result_half_wave_plate` has a row for each detector: position of largest power, amplitude and offset
+    with their standard errors. A power positioner of either generation can be made from it.
+
+    Parameters
+    ----------
+    detectors
+        Power meters of either generation.
+    rotator
+        What carries the plate.
+    start, stop
+        First and last position in degrees; 90 degrees are one period.
+    num
+        Number of positions, at least 6.
+    note, sample, operator, md
+        More metadata for the start document.
+
+    Returns
+    -------
+    str
+        The run's uid.
+
+    Raises
+    ------
+    PlanArgumentError
+        Arguments that cannot be; nothing has moved.
+    """
+    arguments = Arguments("calibrate_half_wave_plate")
+    arguments.detectors("detectors", detectors)
+    arguments.count("num", num, minimum=6)
+    if arguments.movable("rotator", rotator):
+        arguments.positions("start", rotator, start)
+        arguments.positions("stop", rotator, stop)
+    if arguments.number("start", start) and arguments.number("stop", stop) and abs(stop - start) < 45:
+        arguments.problem("stop", stop, f"at least 45 deg from start, half of a period; start is {start:g}")
+    yield from arguments.check()
+    given = {"detectors": detectors, "rotator": rotator, "start": start, "stop": stop, "num": num}
+    metadata = run_metadata("calibrate_half_wave_plate", given, note=note, sample=sample, operator=operator, md=md)
+
+    def analyse(events: RunEvents) -> Result:
+        position = events.column(position_column(rotator))
+        names = column_names(detectors)
+        rows: list[Row] = [
+            {"signal": name, **fit_half_wave_plate(position, events.column(name)).as_dict()} for name in names
+        ]
+        return Result("half_wave_plate", rows, {"angle_deg": "deg", "angle_error_deg": "deg"} | _powers(events, names))
+
+    plan = bp.scan(list(detectors), rotator, start, stop, num, md=metadata)
+    uid: str = yield from with_results(plan, analyse)
+    return uid
+
+
+def _powers(events: RunEvents, names: Sequence[str]) -> dict[str, str]:
+    return dict.fromkeys(("amplitude", "offset"), units_of(events, names))
