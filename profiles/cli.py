@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from profiles.commands import catalog, config, runs
+from profiles.commands import catalog, config, runs, shadow
 from profiles.commands.demo import demo
 from profiles.commands.doctor import doctor
 from profiles.commands.health import health
@@ -34,6 +34,7 @@ app.command()(validate)
 app.add_typer(config.app, name="config")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(runs.app, name="runs")
+app.add_typer(shadow.app, name="shadow")
 
 
 def main() -> None:
