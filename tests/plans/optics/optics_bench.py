@@ -128,7 +128,7 @@ def bench_power(hwp_deg: float, polarizer_deg: float, source_w: float) -> float:
     """Work out by Jones matrices what reaches the meter: the bench's truth, told independently of its model."""
     twice = np.radians(2 * (hwp_deg - 8.3))
     field = np.array([np.cos(twice), np.sin(twice)])
-    field = _analyser(-(-SAMPLE_AXIS_DEG), 1.0, SAMPLE_EXTINCTION) @ field
+    field = _analyser(SAMPLE_AXIS_DEG, 1.0, SAMPLE_EXTINCTION) @ field
     field = _analyser(polarizer_deg - 12.7, 0.95, 500) @ field
     return float(source_w * field @ field)
 
