@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coexistence.config import DualConfig, Generation
+from coexistence.errors import CoexistenceError
 from coexistence.migration import Conversion, convert_file
-from coexistence.migration.cutover import CannotSwitch, Switched, objections, switch
+from coexistence.migration.cutover import Switched, objections, switch
 from coexistence.migration.evidence import evidence
 from coexistence.migration.replace_file import draft_beside
 from profiles.configuration import check_instrument, find_configuration, line_settings
@@ -71,11 +72,13 @@ def run_migrate(
     return 0 if conversion.without_a_hand == len(conversion.instruments) else 1
 
 
-class CannotWrite(CannotSwitch):
+class CannotWrite(CoexistenceError):
     """A converted file cannot be written; nothing was changed."""
 
     def __init__(self, path: Path, reason: str, remedy: str) -> None:
-        super().__init__(str(path), reason, remedy)
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path} was not written: {reason}. {remedy}")
 
 
 def run_switch(

@@ -31,6 +31,7 @@ class Draft:
     def __init__(self, instrument_id: str, type_name: str) -> None:
         self.id = instrument_id
         self.type = type_name
+        self.above: list[str] = []
         self.settings: dict[str, Any] = {}
         self.taken_from: dict[str, str] = {}
 
@@ -91,6 +92,10 @@ class Source:
             return name, None
         return name, value
 
+    def take_comments(self, name: str, index: int) -> list[str]:
+        """Take the comment lines of one of the tables in a list, `[[instruments.bus.devices]]` for one."""
+        return self.old.inner.pop((name, index), [])
+
     def shown(self, name: str) -> str:
         """Return a setting of the old file as it is written in TOML."""
         return shown(self.old.values[name])
@@ -131,6 +136,7 @@ def written(draft: Draft, source: Source, generation: str, *, is_first: bool) ->
     old = source.old
     if is_first:
         yield from _as_comments(old.above)
+    yield from _as_comments(draft.above)
     yield f"[[{generation}.instruments]]"
     yield f"id = {shown(draft.id)}"
     kept = dict(old.comments) if is_first else {}
@@ -148,7 +154,8 @@ def written(draft: Draft, source: Source, generation: str, *, is_first: bool) ->
         yield from _as_comments(comments.above)
         if comments.beside:
             yield f"# {key} = {source.shown(key)}  # {comments.beside}"
-    yield from _as_comments(old.below)
+    for texts in old.inner.values():
+        yield from _as_comments(texts)
 
 
 def commented_out(old: OldInstrument, reason: str) -> Iterator[str]:
@@ -157,7 +164,6 @@ def commented_out(old: OldInstrument, reason: str) -> Iterator[str]:
     yield f"# NEEDS A HAND: {reason}"
     for line in old.lines:
         yield f"# {line}".rstrip()
-    yield from _as_comments(old.below)
 
 
 def _as_comments(texts: list[str]) -> Iterator[str]:

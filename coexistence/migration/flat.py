@@ -113,7 +113,7 @@ def _assembled(
         add(line.written(), line)
     for item in items:
         if not item.drafts:
-            add(["", *commented_out(item.old, item.told.reason)])
+            add([*([""] if lines else []), *commented_out(item.old, item.told.reason)])
             continue
         for number, draft in enumerate(item.drafts):
             add([""] if lines else [])

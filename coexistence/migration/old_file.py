@@ -32,8 +32,8 @@ class OldInstrument:
     above: list[str] = field(default_factory=list)
     """Comment lines above its header."""
     comments: dict[str, Comments] = field(default_factory=dict)
-    below: list[str] = field(default_factory=list)
-    """Comment lines after its last setting, and those of its inner tables."""
+    inner: dict[Place, list[str]] = field(default_factory=dict)
+    """Comment lines of its inner tables, by where these stand in it: `("devices", 0)`."""
 
 
 @dataclass
@@ -82,7 +82,8 @@ def read_flat_file(text: str, values: Mapping[str, Any]) -> OldFile:
         if not is_header and len(place) == 3:
             owner.comments[str(place[2])] = Comments(above, beside)
         elif not begins:
-            owner.below += above + ([beside] if beside else [])
+            # A comment beside a setting says little without it.
+            owner.inner.setdefault(place[2:4], []).extend([*above, *([lines[0].strip()] if beside else [])])
     return read
 
 

@@ -24,6 +24,9 @@ _FLOW_SWITCHES = {
     "rtscts": "rtscts", "rts_cts": "rtscts", "hardware_flow_control": "rtscts", "xonxoff": "xonxoff",
     "software_flow_control": "xonxoff", "dsrdtr": "dsrdtr",
 }  # fmt: skip
+_FLOW_WORDS = ("flow_control", "flowcontrol", "handshake", "flow")
+FLOW_NAMES = (*_FLOW_WORDS, *_FLOW_SWITCHES)
+"""Old settings that state the flow control."""
 _EIGHT_N_ONE = {
     "data_bits": ({"8", "eight"}, "8 data bits"),
     "bytesize": ({"8", "eight"}, "8 data bits"),
@@ -111,7 +114,7 @@ def line(source: Source, draft: Draft, instrument: str, rates: tuple[int, ...], 
 
 def flow_control(source: Source) -> tuple[str, str | None]:
     """Take the flow control, however it is named; a word that says nothing is remarked."""
-    name, value = source.take("flow_control", "flowcontrol", "handshake", "flow")
+    name, value = source.take(*_FLOW_WORDS)
     if name:
         word = re.sub(r"[^a-z0-9]", "", str(value).lower())
         if word in _FLOW_CONTROLS:

@@ -42,7 +42,7 @@ def _modules(source: Source, bus: Draft, name: str, several: Any) -> list[Draft]
     listed = several if isinstance(several, list) else [several]
     modules: list[Draft] = []
     found: dict[str, Draft] = {}
-    for entry in listed:
+    for index, entry in enumerate(listed):
         table = entry if isinstance(entry, Mapping) else {"address": entry}
         digit = _digit(table.get("address"))
         if digit is None:
@@ -54,6 +54,7 @@ def _modules(source: Source, bus: Draft, name: str, several: Any) -> list[Draft]
         module = copy.deepcopy(bus)
         module.id = as_id(stated) if isinstance(stated, str) else f"{bus.id}_{digit}"
         module.put("address", digit, name)
+        module.above = source.take_comments(name, index)
         found[digit] = module
         modules.append(module)
     if not modules:

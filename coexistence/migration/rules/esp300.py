@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from coexistence.migration.draft import Draft, NeedsAHand, Source
-from coexistence.migration.rules.common import line, serial_wire, terminators, time_limits
+from coexistence.migration.rules.common import FLOW_NAMES, line, serial_wire, terminators, time_limits
 
 _AXES = (1, 2, 3)
 _UNITS = {
@@ -25,9 +25,10 @@ _SET_LATER = {
 def convert(source: Source, draft: Draft) -> list[Draft]:
     """Convert a motion controller."""
     serial_wire(source, draft)
+    is_stated = any(name in source.left for name in FLOW_NAMES)
     line(source, draft, "an ESP300", (19200,), ("none", "rtscts"))
     flow = draft.settings.get("flow_control")
-    if flow is None:
+    if not is_stated:
         source.remark('flow control is not stated, "none" used; with a full cable the manual wants "rtscts"')
     elif flow == "rtscts":
         source.remark('flow_control = "rtscts" kept; if the controller stays silent, the cable lacks the lines: "none"')

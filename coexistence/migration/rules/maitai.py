@@ -17,7 +17,9 @@ def convert(source: Source, draft: Draft) -> list[Draft]:
         draft.put("flow_control", "none")
         source.remark(f'flow_control = "none" added: units that run at {_FAST_RATE} baud have none')
     elif rate == _FAST_RATE and flow == "xonxoff":
-        source.remark(f'flow_control kept, although units at {_FAST_RATE} baud have none: "none" if it stays silent')
+        source.remark(
+            f'flow_control kept, although units at {_FAST_RATE} baud have none: try "none" if it stays silent'
+        )
     elif rate == 9600 and flow == "none":
         source.remark('flow_control = "none" kept, although the manual asks for "xonxoff" at 9600 baud')
     terminators(source, ("\n", "\r", "\r\n"))
