@@ -153,7 +153,7 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
     try:
         kind = "dask" if lazy else "numpy"
         root = from_uri(api_address(url), kind, api_key=key, trust_env=not is_local(url))
-        root = root.new_variation(structure_clients=_private_copy(root.structure_clients))
+        root = root.new_variation(structure_clients=private_structure_clients(root.structure_clients))
         while True:
             if any(spec.name == "CatalogOfBlueskyRuns" for spec in root.specs):
                 # An external server's container of runs, named as such.
@@ -191,7 +191,7 @@ def _key_rejected(directory: DataDirectory, external: ExternalServer | None) -> 
     )
 
 
-def _private_copy(structure_clients: Any) -> Any:
+def private_structure_clients(structure_clients: Any) -> Any:
     """Return tiled's table of client classes, with ours, as one that really is copied when it is copied.
 
     The older faces of a catalog, ``v1`` and ``v2``, exchange classes in what they take for a copy of their own;
@@ -335,7 +335,8 @@ def shut_down(data_dir: str | os.PathLike[str], timeout: float = 30.0) -> bool:
     """
     directory = DataDirectory.at(data_dir)
     leave_daemon(directory.root)
-    directory.keep_mark.unlink(missing_ok=True)
+    for mark in (directory.keep_mark, directory.linger_mark):
+        mark.unlink(missing_ok=True)
     return wait_stopped(directory, timeout)
 
 
@@ -349,7 +350,7 @@ def wait_stopped(directory: DataDirectory, timeout: float) -> bool:
     """
     began = time.monotonic()
     while daemon_expected(directory):
-        if leases_held(directory) or directory.keep_mark.exists():
+        if leases_held(directory) or directory.keep_mark.exists() or directory.lingers:
             return False
         waited = time.monotonic() - began
         if waited >= timeout:

@@ -59,7 +59,7 @@ class CatalogDaemon:
                 server.watch()
                 if not deliveries.is_alive():
                     raise RuntimeError("The delivery of runs has ended by an error; the log has it.")
-                if leases_held(self.directory) or self.directory.keep_mark.exists():
+                if leases_held(self.directory) or self.directory.keep_mark.exists() or self.directory.lingers:
                     alone_since = None
                 elif alone_since is None:
                     alone_since = time.monotonic()

@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import stat
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,9 @@ RUNS_KEY = "runs"
 
 REPLAYED = ".replayed"
 """Ending of a delivered journal while it is put back among the undelivered ones."""
+
+LINGER_S = 300.0
+"""How long a catalog stays up for the next who asks, after a command has read it."""
 
 UNFIT_CHARACTERS = "?#%"
 
@@ -90,6 +94,24 @@ class DataDirectory:
     def server_lock(self) -> Path:
         """Held by the one server process of this directory."""
         return self.server / "server.lock"
+
+    @property
+    def port_file(self) -> Path:
+        """The server's port, which stays the same when the server is started again: bookmarks and profiles last."""
+        return self.server / "port"
+
+    @property
+    def linger_mark(self) -> Path:
+        """Touched by who has read the catalog and may soon again; see `lingers`."""
+        return self.sessions / "linger"
+
+    @property
+    def lingers(self) -> bool:
+        """Whether the daemon is to go on a little without sessions: a server takes seconds to start."""
+        try:
+            return time.time() - self.linger_mark.stat().st_mtime < LINGER_S
+        except FileNotFoundError:
+            return False
 
     @property
     def keep_mark(self) -> Path:
@@ -169,6 +191,19 @@ class DataDirectory:
         except FileNotFoundError:
             return []
         return sorted(months, reverse=True)
+
+    def read_port(self) -> int:
+        """Return the port the server had last, or 0."""
+        try:
+            return int(self.port_file.read_text("ascii"))
+        except (FileNotFoundError, ValueError):
+            return 0
+
+    def write_port(self, port: int) -> None:
+        """Note the server's port for the next time."""
+        draft = self.port_file.with_suffix(".new")
+        draft.write_text(f"{port}\n", "ascii")
+        draft.replace(self.port_file)
 
     def read_key(self) -> str:
         """Return the server's key, creating 32 random bytes (as 64 hexadecimal digits) the first time."""

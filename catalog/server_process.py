@@ -169,9 +169,7 @@ class ServerProcess:
 
 def _listen(directory: DataDirectory) -> socket.socket:
     """Return a socket on loopback, at the port of the server before if that is free."""
-    previous = CatalogState.read(directory)
-    ports = [urlsplit(previous.url).port or 0, 0] if previous else [0]
-    for port in ports:
+    for port in (directory.read_port(), 0):
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -180,5 +178,6 @@ def _listen(directory: DataDirectory) -> socket.socket:
             listener.close()
             continue
         listener.listen(128)
+        directory.write_port(listener.getsockname()[1])
         return listener
     raise DataDirectoryError(directory.root, "No port is free on the loopback interface.")

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from catalog import UnknownRun, open_catalog, search_runs, wait_settled
+from catalog.directory import DataDirectory
 from catalog.notes import Annotations, wait_annotated
 from profiles.console import say, say_table
 from profiles.data_directory import CATALOG_WAIT_S, DEFAULT_DATA_DIRECTORY
@@ -48,6 +49,7 @@ def open_runs(data_dir: str | os.PathLike[str] | None) -> RunCatalog:
     runs = open_catalog(directory, wait=CATALOG_WAIT_S)
     wait_settled(directory)
     wait_annotated(directory)
+    DataDirectory.at(directory).linger_mark.touch()
     return runs
 
 
