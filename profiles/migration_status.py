@@ -1,9 +1,8 @@
-"""What is still v2: `tandem config status`, and the reminder of a session."""
+"""What is still v2, and what is known about its way to v4: `tandem config status`."""
 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -13,11 +12,9 @@ from typing import Any
 from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.migration.cutover import twin_of
 from coexistence.migration.evidence import Evidence, evidence
-from devices import registry
 from profiles.configuration import find_configuration
 from profiles.migration import data_directory, load_files
-
-logger = logging.getLogger("profiles.migration")
+from profiles.v2_reminder import has_v4_type
 
 
 @dataclass(frozen=True)
@@ -83,33 +80,6 @@ def migration_status(config: DualConfig, data_dir: Path, *, today: date | None =
                 (removal - (today or date.today())).days if removal is not None else None,
                 _next_step(instrument, twin, found, files) if generation == "v2" else "",
             )
-
-
-def remind_of_v2(config: DualConfig) -> None:
-    """Warn once for each v2 instrument in use that has a twin in v4, with the command that moves it.
-
-    Profiles that come with the project are left alone: they show both generations on purpose.
-    """
-    packaged = Path(__file__).parent
-    if any(packaged in path.resolve().parents for path in config.files):
-        return
-    for instrument in config.v2.active_instruments:
-        if instrument.shadow_of is None and (has_v4_type(instrument) or twin_of(config, instrument.id) is not None):
-            files = " ".join(str(path) for path in config.files) or "FILE"
-            until = f" and is to be gone by {instrument.removal_date:%Y-%m-%d}" if instrument.removal_date else ""
-            logger.warning(
-                "%s is a v2 %s%s. Its v4 twin keeps all columns: tandem config cutover %s %s",
-                instrument.id,
-                instrument.type,
-                until,
-                instrument.id,
-                files,
-            )
-
-
-def has_v4_type(instrument: InstrumentConfig) -> bool:
-    """Tell whether the type of an instrument exists in v4 as well."""
-    return not instrument.is_foreign and instrument.type in registry.type_names()
 
 
 def _next_step(instrument: InstrumentConfig, twin: InstrumentConfig | None, found: Evidence, files: str) -> str:
