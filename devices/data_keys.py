@@ -22,9 +22,9 @@ def field_data_key(field: Field[Any], source: str) -> DataKey:
     """Return the data key of a field's column."""
     key: dict[str, Any] = {
         "source": source,
-        "dtype": _DTYPES[field.datatype],
-        "shape": [],
-        "dtype_numpy": _NUMPY_DTYPES[field.datatype],
+        "dtype": "array" if field.shape else _DTYPES[field.datatype],
+        "shape": list(field.shape),
+        "dtype_numpy": _NUMPY_DTYPES[float if field.shape else field.datatype],
     }
     if field.units is not None:
         key["units"] = field.units

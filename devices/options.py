@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from devices.protocols import elliptec, esp300, maitai, newport_1830c, pvcam, scpi
+from devices.protocols import elliptec, esp300, maitai, newport_1830c, pvcam, scpi, scpi_blocks
 
 _ELLIPTEC_LATE_REPLY_LIMIT_S = 0.05
 
@@ -30,7 +30,15 @@ class InstrumentOptions(BaseModel):
         return cls(**own), {key: value for key, value in options.items() if key not in own}
 
 
-class SerialOptions(InstrumentOptions):
+class LineOptions(InstrumentOptions):
+    """Options of an instrument that is, or can be, on a serial line."""
+
+    def line_settings(self) -> dict[str, Any]:
+        """Return the line settings for :class:`coexistence.SharedSerialPort`."""
+        raise NotImplementedError
+
+
+class SerialOptions(LineOptions):
     """Options of an instrument on a serial line."""
 
     baud_rate: int = Field(default=9600, gt=0)
@@ -190,25 +198,80 @@ class ScpiSignal(BaseModel):
         )
 
 
-class ScpiOptions(InstrumentOptions):
-    """Options every SCPI instrument has; those of the line are for instruments on a serial port."""
+class ScpiWaveform(BaseModel):
+    """One waveform of a generic SCPI instrument: a query whose reply is an array."""
 
-    baud_rate: int | None = Field(default=None, gt=0)
-    """Symbols per second; 9600 unless given."""
-    data_bits: Literal[5, 6, 7, 8] | None = None
-    """Bits of a character; 8 unless given."""
-    stop_bits: Literal[1, 2] | None = None
-    """Stop bits; 1 unless given."""
-    parity: Literal["none", "even", "odd", "mark", "space"] | None = None
-    """Parity bit; none unless given."""
-    flow_control: FlowControl | None = None
-    """Who may hold the line back; nobody unless given."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    query: str
+    """What asks for it, ``CURV?`` or ``TRAC:DATA?`` for one."""
+    points: int = Field(gt=0)
+    """How many samples the reply has."""
+    encoding: scpi_blocks.Encoding = "float32"
+    """``ascii`` for decimals with commas between them, else the type of the samples in a binary block."""
+    byte_order: scpi_blocks.ByteOrder = "big"
+    """Of the samples in a binary block: ``big`` is FORM:BORD NORM, ``little`` is SWAP."""
+    scale: float = 1.0
+    """What to multiply a sample by to have it in the column's units."""
+    offset: float = 0.0
+    """What to add then."""
+    kind: Literal["hinted", "normal", "omitted"] = "normal"
+    """Whether it is measured for each event; hinted ones are plotted."""
+    units: str | None = None
+    """Units of the values."""
+    precision: int | None = None
+    """Digits after the decimal point worth showing."""
+    repeatable: bool = True
+    """Whether it may be asked for again when its reply was lost; not for what triggers something."""
+
+    def field(self, name: str, protocol: scpi.ScpiProtocol) -> Any:
+        """Return the field of this waveform."""
+        waveform = scpi_blocks.Waveform(
+            points=self.points,
+            encoding=self.encoding,
+            byte_order=self.byte_order,
+            scale=self.scale,
+            offset=self.offset,
+        )
+        return protocol.waveform_field(
+            name, self.query, waveform, units=self.units, precision=self.precision, repeatable=self.repeatable
+        )
+
+
+class ScpiOptions(LineOptions):
+    """Options every SCPI instrument has; those of the line are for instruments on a serial one."""
+
     expected_identity: str = ""
-    """A part of what ``*IDN?`` has to answer; empty takes any instrument."""
+    """A part of what ``*IDN?`` has to answer; empty takes any instrument that answers as IEEE 488.2 has it."""
     setup: tuple[str, ...] = ()
     """Commands to send when connecting and after each reconnect."""
     reply_timeout: float = Field(default=2.0, gt=0)
     """How long a reply may take in s."""
+    baud_rate: int = Field(default=9600, gt=0)
+    """Symbols per second."""
+    data_bits: Literal[5, 6, 7, 8] = 8
+    """Bits of a character."""
+    stop_bits: float = Field(default=1, ge=1, le=2)
+    """Bits after a character: 1, 1.5 or 2."""
+    parity: Literal["none", "even", "odd", "mark", "space"] = "none"
+    """Parity of a character."""
+    flow_control: FlowControl = "none"
+    """Who may hold the line back."""
+    terminator: Literal["\n", "\r", "\r\n"] = "\n"
+    """What ends commands and replies."""
+
+    def line_settings(self) -> dict[str, Any]:
+        """Return the line settings for :class:`coexistence.SharedSerialPort`."""
+        names = ("baud_rate", "data_bits", "stop_bits", "parity", "flow_control")
+        return {**{name: getattr(self, name) for name in names}, "terminator": self.terminator.encode()}
+
+    def _for_protocol(self) -> dict[str, Any]:
+        return {
+            "expected_identity": self.expected_identity,
+            "setup": self.setup,
+            "reply_timeout_s": self.reply_timeout,
+            "terminator": self.terminator.encode(),
+        }
 
 
 class ScpiInstrumentOptions(ScpiOptions):
@@ -216,13 +279,24 @@ class ScpiInstrumentOptions(ScpiOptions):
 
     signals: dict[str, ScpiSignal] = {}
     """Its signals by name."""
+    waveforms: dict[str, ScpiWaveform] = {}
+    """Its waveforms by name; each is a column of arrays."""
+
+    @model_validator(mode="after")
+    def _has_each_name_once(self) -> Self:
+        if twice := sorted({"identity", *self.signals} & set(self.waveforms)):
+            raise ValueError(f"waveform {twice[0]!r} has the name of a signal, call it differently")
+        return self
+
+    @property
+    def parts(self) -> dict[str, ScpiSignal | ScpiWaveform]:
+        """Signals and waveforms by name."""
+        return {**self.signals, **self.waveforms}
 
     def protocol(self) -> scpi.ScpiProtocol:
         """Return what to say to this instrument."""
-        protocol = scpi.ScpiProtocol(
-            expected_identity=self.expected_identity, setup=self.setup, reply_timeout_s=self.reply_timeout
-        )
-        protocol.declare(*(signal.field(name, protocol) for name, signal in self.signals.items()))
+        protocol = scpi.ScpiProtocol(**self._for_protocol())
+        protocol.declare(*(part.field(name, protocol) for name, part in self.parts.items()))
         return protocol
 
 
@@ -236,12 +310,7 @@ class ScpiMeterOptions(ScpiOptions):
 
     def protocol(self) -> scpi.ScpiMeterProtocol:
         """Return what to say to this meter."""
-        return scpi.ScpiMeterProtocol(
-            self.function,
-            expected_identity=self.expected_identity,
-            setup=self.setup,
-            reply_timeout_s=self.reply_timeout,
-        )
+        return scpi.ScpiMeterProtocol(self.function, **self._for_protocol())
 
 
 class PVCAMInstrumentOptions(InstrumentOptions):

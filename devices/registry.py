@@ -13,12 +13,12 @@ from devices.options import (
     ElliptecOptions,
     ESP300Options,
     InstrumentOptions,
+    LineOptions,
     MaiTaiOptions,
     Newport1830COptions,
     PVCAMInstrumentOptions,
     ScpiInstrumentOptions,
     ScpiMeterOptions,
-    SerialOptions,
 )
 
 Generation = Literal["v2", "v4"]
@@ -162,11 +162,11 @@ def line_settings(type_name: str, options: dict[str, Any]) -> dict[str, Any]:
     Raises
     ------
     TypeError
-        When the instrument is not on a serial line.
+        When the instrument is never on a serial line.
     """
     instrument = instrument_type(type_name)
-    if not issubclass(instrument.options, SerialOptions):
-        raise TypeError(f"{type_name} is not on a serial line.")
+    if not issubclass(instrument.options, LineOptions):
+        raise TypeError(f"{type_name} is never on a serial line.")
     chosen, _ = instrument.options.split(options)
     return chosen.line_settings()
 

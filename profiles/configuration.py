@@ -47,7 +47,7 @@ def find_configuration(configuration: str | os.PathLike[str]) -> Path:
 def line_settings(instrument: InstrumentConfig) -> Mapping[str, Any]:
     """Return how an instrument sets its serial line, as far as that can be told of what may be a wrong entry."""
     try:
-        if registry.instrument_type(instrument.type).medium == "serial":
+        if registry.instrument_type(instrument.type).medium != "camera":
             return registry.line_settings(instrument.type, instrument.options)
     except (registry.UnknownInstrument, ValueError):
         pass

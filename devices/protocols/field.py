@@ -21,7 +21,7 @@ class Field(Generic[T]):
     name
         Name of the signal; columns are called ``<device>_<name>``.
     datatype
-        ``bool``, ``int``, ``float`` or ``str``.
+        ``bool``, ``int``, ``float`` or ``str``; an array of numpy's where there is a ``shape``.
     command
         The command as the manual writes it; it stands in the signal's source.
     get
@@ -41,6 +41,8 @@ class Field(Generic[T]):
         The instrument cannot tell the value: it is what was set last, and ``get`` only serves until then.
     choices
         The values that may be set, when there are only a few.
+    shape
+        Of an array of 64 bit floats, which can only be read; empty for a single value.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Field(Generic[T]):
     limits: tuple[float, float] | None = None
     choices: tuple[T, ...] = ()
     remembered: bool = False
+    shape: tuple[int, ...] = ()
 
     def check(self, value: Any) -> T:
         """Return the value in the field's type.

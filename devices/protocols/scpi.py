@@ -8,7 +8,10 @@ itself, so errors are taken from the error queue.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from devices.protocols import numbers
 from devices.protocols.conversation import Ask, Conversation, Say, Stamped
@@ -21,9 +24,9 @@ from devices.protocols.errors import (
     WrongInstrument,
 )
 from devices.protocols.field import Field, Fields
+from devices.protocols.scpi_blocks import TERMINATOR, Samples, Waveform, block_end, parse_block
 
 INSTRUMENT = "SCPI instrument"
-TERMINATOR = b"\n"
 OVERLOAD = 9.9e37
 
 MeterFunction = Literal["VOLT", "VOLT:AC", "CURR", "CURR:AC", "RES", "FRES"]
@@ -40,49 +43,6 @@ _QUEUE_LENGTH = 50
 
 R = TypeVar("R")
 V = TypeVar("V", bool, int, float, str)
-
-
-def encode(command: str) -> bytes:
-    """Return the bytes of one program message."""
-    return command.encode("latin-1") + TERMINATOR
-
-
-def block_end(received: bytes) -> int:
-    """Return where the reply with a definite-length block (``#3128...``) ends, its terminator included; 0 for not yet.
-
-    A reply that is no block ends at the first terminator.
-    """
-    if not received.startswith(b"#"[: len(received)]) or (len(received) > 1 and received[1:2] not in b"123456789"):
-        return received.find(TERMINATOR) + 1
-    if len(received) < 2:
-        return 0
-    digits = int(received[1:2])
-    header = received[2 : 2 + digits]
-    if len(header) < digits:
-        return 0
-    if not header.isdigit():
-        return received.find(TERMINATOR) + 1
-    end = 2 + digits + int(header) + len(TERMINATOR)
-    return end if len(received) >= end else 0
-
-
-def parse_block(reply: bytes) -> bytes:
-    """Return the data of a definite-length block.
-
-    Raises
-    ------
-    UnexpectedReply
-        When it is no complete block.
-    """
-    digits = reply[1:2]
-    if reply[:1] == b"#" and digits and digits in b"123456789":
-        start = 2 + int(digits)
-        length = reply[2:start]
-        if len(length) == int(digits) and length.isdigit():
-            data = reply[start : start + int(length)]
-            if len(data) == int(length) and reply[start + len(data) :] in (b"", TERMINATOR):
-                return data
-    raise UnexpectedReply("a binary block", instrument=INSTRUMENT, command=b"", reply=reply[:40])
 
 
 def error(text: bytes) -> tuple[int, str]:
@@ -128,23 +88,38 @@ class ScpiProtocol:
     Parameters
     ----------
     expected_identity
-        A part of what ``*IDN?`` has to answer, in any case; empty to take any instrument.
+        A part of what ``*IDN?`` has to answer, in any case; empty to take any instrument that answers with the four
+        fields of IEEE 488.2.
     setup
         Commands to send when connecting and after each reconnect.
     reply_timeout_s
         How long a reply may take.
+    terminator
+        Ends commands and replies.
     """
 
     instrument = INSTRUMENT
 
-    def __init__(self, *, expected_identity: str = "", setup: Sequence[str] = (), reply_timeout_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        expected_identity: str = "",
+        setup: Sequence[str] = (),
+        reply_timeout_s: float = 2.0,
+        terminator: bytes = TERMINATOR,
+    ) -> None:
         self.expected_identity = expected_identity
+        self.terminator = terminator
         self.setup = tuple(setup)
         self.exchange_timeout_s = reply_timeout_s
         self.reply_timeout_s = reply_timeout_s + 1.0
         self.fields = Fields(
             Field(name="identity", datatype=str, command="*IDN?", instrument=self.instrument, get=self._identity)
         )
+
+    def encode(self, command: str) -> bytes:
+        """Return the bytes of one program message."""
+        return command.encode("latin-1") + self.terminator
 
     def declare(self, *fields: Field[Any]) -> None:
         """Add fields to those every SCPI instrument has."""
@@ -158,18 +133,24 @@ class ScpiProtocol:
         WrongInstrument
             When it is not what was expected, or nothing that looks like an identity.
         """
-        command = encode("*IDN?")
+        command = self.encode("*IDN?")
         answer = yield Ask(command, repeatable=True)
         text = answer.data.decode("latin-1").strip()
-        if not text.isprintable() or not text or self.expected_identity.lower() not in text.lower():
-            wanted = f" with {self.expected_identity!r} in it" if self.expected_identity else ""
-            raise WrongInstrument(
-                instrument=self.instrument,
-                command=command,
-                reply=answer.data,
-                expected=f"an identity{wanted}",
-            )
+        if not self._is_expected(text):
+            wanted = f"an identity with {self.expected_identity!r} in it"
+            if not self.expected_identity:
+                wanted = "an identity (manufacturer, model, serial number and firmware, with commas between them)"
+            raise WrongInstrument(instrument=self.instrument, command=command, reply=answer.data, expected=wanted)
         return text
+
+    def _is_expected(self, identity: str) -> bool:
+        if not identity.isprintable():
+            return False
+        if self.expected_identity:
+            return self.expected_identity.lower() in identity.lower()
+        # An instrument without a serial number says 0; some list several versions of firmware.
+        fields = [field.strip() for field in identity.split(",", 3)]
+        return len(fields) == 4 and all(fields)
 
     def restore(self) -> Conversation[None]:
         """Send the set-up commands and wait until the instrument has done them."""
@@ -177,9 +158,9 @@ class ScpiProtocol:
             return
         yield from self.errors()
         for command in self.setup:
-            yield Say(encode(command))
+            yield Say(self.encode(command))
         yield from self.wait_complete()
-        yield from self.check_errors(encode(self.setup[-1]))
+        yield from self.check_errors(self.encode(self.setup[-1]))
 
     def wait_complete(self) -> Conversation[None]:
         """Wait until all commands are done (``*OPC?``)."""
@@ -207,14 +188,14 @@ class ScpiProtocol:
     def command(self, command: str) -> Conversation[None]:
         """Send a command and check the error queue; what was in it before is not about this command."""
         yield from self.errors()
-        yield Say(encode(command))
-        yield from self.check_errors(encode(command))
+        yield Say(self.encode(command))
+        yield from self.check_errors(self.encode(command))
 
     def ask(
         self, command: str, expected: str, convert: Callable[[bytes], R], *, repeatable: bool = True
     ) -> Conversation[Stamped[R]]:
         """Ask and convert the reply; UnexpectedReply when it cannot be converted."""
-        sent = encode(command)
+        sent = self.encode(command)
         answer = yield Ask(sent, repeatable=repeatable, timeout_s=self.exchange_timeout_s)
         try:
             return Stamped(convert(answer.data), answer.timestamp)
@@ -223,13 +204,43 @@ class ScpiProtocol:
 
     def query(self, command: str) -> Conversation[str]:
         """Ask anything and return the reply as text."""
-        answer = yield Ask(encode(command), timeout_s=self.exchange_timeout_s)
+        answer = yield Ask(self.encode(command), timeout_s=self.exchange_timeout_s)
         return answer.data.decode("latin-1").strip()
 
     def query_block(self, command: str) -> Conversation[bytes]:
         """Ask for a binary block and return its data."""
-        answer = yield Ask(encode(command), until=block_end, timeout_s=self.exchange_timeout_s)
-        return parse_block(answer.data)
+        sent = self.encode(command)
+        ending = partial(block_end, terminator=self.terminator)
+        answer = yield Ask(sent, until=ending, timeout_s=self.exchange_timeout_s)
+        return parse_block(answer.data, self.instrument, sent, self.terminator)
+
+    def waveform_field(
+        self, name: str, query: str, waveform: Waveform, *, units: str | None, precision: int | None, repeatable: bool
+    ) -> Field[Any]:
+        """Return a field over a query whose reply is a waveform: an array of 64 bit floats."""
+        sent = self.encode(query)
+
+        def get() -> Conversation[Stamped[Samples]]:
+            ending = waveform.ending(self.terminator)
+            answer = yield Ask(sent, until=ending, timeout_s=self.exchange_timeout_s, repeatable=repeatable)
+            samples = waveform.parse(answer.data, self.instrument, sent, self.terminator)
+            if not np.all(np.abs(samples) < OVERLOAD):
+                raise self._overload(sent)
+            return Stamped(samples, answer.timestamp)
+
+        return Field[Any](
+            name=name,
+            datatype=np.ndarray,
+            command=query,
+            instrument=self.instrument,
+            get=get,
+            units=units,
+            precision=precision,
+            shape=(waveform.points,),
+        )
+
+    def _overload(self, sent: bytes) -> OutOfScale:
+        return OutOfScale("overload", instrument=self.instrument, command=sent, reply=b"9.9E37", status=0)
 
     def number_field(
         self,
@@ -250,9 +261,7 @@ class ScpiProtocol:
         def get() -> Conversation[Stamped[V]]:
             found = yield from self.ask(query, expected, converter(datatype), repeatable=repeatable)
             if isinstance(found.value, float) and abs(found.value) >= OVERLOAD:
-                raise OutOfScale(
-                    "overload", instrument=self.instrument, command=encode(query), reply=b"9.9E37", status=0
-                )
+                raise self._overload(self.encode(query))
             return found
 
         def put(value: V) -> Conversation[Stamped[V]]:
@@ -266,7 +275,7 @@ class ScpiProtocol:
                     value,
                     found.value,
                     instrument=self.instrument,
-                    command=encode(command),
+                    command=self.encode(command),
                     reply=str(found.value).encode("latin-1"),
                 )
             return found
@@ -309,8 +318,11 @@ class ScpiMeterProtocol(ScpiProtocol):
         expected_identity: str = "",
         setup: Sequence[str] = (),
         reply_timeout_s: float = 10.0,
+        terminator: bytes = TERMINATOR,
     ) -> None:
-        super().__init__(expected_identity=expected_identity, setup=setup, reply_timeout_s=reply_timeout_s)
+        super().__init__(
+            expected_identity=expected_identity, setup=setup, reply_timeout_s=reply_timeout_s, terminator=terminator
+        )
         self.function = function
         units = METER_UNITS[function]
         self.declare(
@@ -363,23 +375,15 @@ class ScpiMeterProtocol(ScpiProtocol):
             raise ProtocolError(
                 f"the meter was switched from {self.function} to {found.value}",
                 instrument=self.instrument,
-                command=encode("FUNC?"),
+                command=self.encode("FUNC?"),
                 reply=found.value.encode("latin-1"),
                 remedy="Switch it back, or connect the device again.",
             )
         command = "READ?"
         measured = yield from self.ask(command, "a reading", numbers.decimal, repeatable=False)
         if abs(measured.value) >= OVERLOAD:
-            raise OutOfScale("overload", instrument=self.instrument, command=encode(command), reply=b"9.9E37", status=0)
+            raise self._overload(self.encode(command))
         return measured
-
-    def _setting(
-        self, name: str, datatype: type[V], header: str, *, units: str | None = None, precision: int | None = None
-    ) -> Field[V]:
-        command = f"{self.function}:{header}"
-        return self.number_field(
-            name, datatype, f"{command}?", write=f"{command} {{}}", units=units, precision=precision
-        )
 
     def _function(self) -> Conversation[Stamped[str]]:
         return (yield from self.ask("FUNC?", "a function", lambda text: _text(text.upper()).removesuffix(":DC")))

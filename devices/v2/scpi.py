@@ -55,15 +55,15 @@ class ScpiInstrument(LegacyDevice):
     name
         Name of the device; columns are called ``<name>_<signal>``.
     options
-        See :class:`devices.options.ScpiInstrumentOptions`; ``signals`` for one.
+        See :class:`devices.options.ScpiInstrumentOptions`; ``signals`` and ``waveforms`` for two.
     """
 
     identity = DriverSignal(kind="config")
 
     def __new__(cls, _connection: Connection, *, name: str, **options: Any) -> Self:  # noqa: ARG004
         """Make the class with the signals of the options: ophyd takes the parts of a device from its class."""
-        declared = ScpiInstrumentOptions.split(options)[0].signals
-        parts = {name: DriverSignal(kind=signal.kind) for name, signal in declared.items()}
+        declared = ScpiInstrumentOptions.split(options)[0].parts
+        parts = {name: DriverSignal(kind=part.kind) for name, part in declared.items()}
         return super().__new__(type(cls.__name__, (cls,), parts))
 
     def __init__(self, connection: Connection, *, name: str, **options: Any) -> None:

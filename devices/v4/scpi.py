@@ -28,7 +28,7 @@ class ScpiInstrument(WireReadable):
     name
         Name of the device; columns are called ``<name>_<signal>``.
     options
-        See :class:`devices.options.ScpiInstrumentOptions`; ``signals`` for one.
+        See :class:`devices.options.ScpiInstrumentOptions`; ``signals`` and ``waveforms`` for two.
     """
 
     identity: Annotated[SignalR[str], FieldName("identity"), Format.CONFIG_SIGNAL]
@@ -38,9 +38,9 @@ class ScpiInstrument(WireReadable):
         self._protocol = protocol = own.protocol()
         self._wire = WireDeviceConnector(connection, protocol, begin=protocol.restore, restore=protocol.restore)
         super().__init__(connector=self._wire)
-        for signal_name, declared in own.signals.items():
-            signal = self._wire.make_signal(signal_name)
-            setattr(self, signal_name, signal)
+        for part_name, declared in own.parts.items():
+            signal = self._wire.make_signal(part_name)
+            setattr(self, part_name, signal)
             if declared.kind in _FORMATS:
                 self.add_readables([signal], _FORMATS[declared.kind])
         self.set_name(name, child_name_separator="_")

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from bluesky.protocols import Reading
 from event_model import DataKey
 from ophyd_async.core import (
     NO_ARG_VOID_SIGNATURE,
+    Array1D,
     Callback,
     CommandBackend,
     Device,
@@ -174,7 +176,9 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
 
     def _notify_failure(self) -> None:
         value: Any = math.nan
-        if self.field.datatype is not float:
+        if self.field.shape:
+            value = np.full(self.field.shape, math.nan)
+        elif self.field.datatype is not float:
             value = self.field.datatype() if self._last is None else self._last["value"]
         self._notify(Reading(value=value, timestamp=time.time(), alarm_severity=_INVALID))
 
@@ -265,7 +269,8 @@ class WireDeviceConnector(DeviceConnector):
     def make_signal(self, field_name: str) -> SignalR[Any]:
         """Return a signal for a field that no annotation declares; read-only when the field cannot be set."""
         field = self.protocol.fields[field_name]
-        backend: WireSignalBackend[Any] = WireSignalBackend(field.datatype, self)
+        datatype: Any = Array1D[np.float64] if field.shape else field.datatype
+        backend: WireSignalBackend[Any] = WireSignalBackend(datatype, self)
         backend.field_name = field_name
         signal: SignalR[Any] = SignalR(backend) if field.put is None else SignalRW(backend)
         self._signals[signal] = backend
@@ -291,6 +296,8 @@ class WireDeviceConnector(DeviceConnector):
                 set_mock_precision(signal, field.precision)
             if field.choices:
                 set_mock_value(signal, field.choices[0])
+            if field.shape:
+                set_mock_value(signal, np.zeros(field.shape))
 
     async def connect_real(self, device: Device, timeout: float, force_reconnect: bool) -> None:
         """Open the wire and check the instrument, within the timeout.

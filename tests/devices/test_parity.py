@@ -15,10 +15,11 @@ INSTRUMENTS = {
         "meter2",
         {
             "signals": {
-                "current": {"query": "FETC?", "units": "A", "precision": 6, "kind": "hinted"},
+                "current": {"query": "MEAS:CURR?", "units": "A", "precision": 6, "kind": "hinted"},
                 "samples": {"query": "SAMP:COUN?", "write": "SAMP:COUN {}", "datatype": "int", "kind": "config"},
             },
-            "setup": ["CONF:CURR", "INIT"],
+            "waveforms": {"trace": {"query": "FETC?", "points": 3, "encoding": "ascii", "units": "mA", "scale": 1e3}},
+            "setup": ["CONF:CURR", "SAMP:COUN 3", "INIT"],
         },
     ),
 }

@@ -42,8 +42,8 @@ def test_all_wrong_options_are_told_together():
 
 
 def test_instrument_without_a_serial_line_has_no_line_settings():
-    with pytest.raises(TypeError, match="ScpiMeter is not on a serial line"):
-        registry.line_settings("ScpiMeter", {})
+    with pytest.raises(TypeError, match="PVCAMInstrument is never on a serial line"):
+        registry.line_settings("PVCAMInstrument", {})
 
 
 def test_line_settings_come_from_instrument_and_options():
@@ -54,6 +54,14 @@ def test_line_settings_come_from_instrument_and_options():
         "parity": "none",
         "flow_control": "none",
         "terminator": b"\n",
+    }
+    assert registry.line_settings("ScpiMeter", {"parity": "even", "terminator": "\r\n", "function": "CURR"}) == {
+        "baud_rate": 9600,
+        "data_bits": 8,
+        "stop_bits": 1,
+        "parity": "even",
+        "flow_control": "none",
+        "terminator": b"\r\n",
     }
     assert registry.line_settings("Elliptec", {"address": "2"})["terminator"] == b"\r\n"
     assert registry.line_settings("Elliptec", {})["late_reply_limit"] < 0.1
