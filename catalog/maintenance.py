@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .client import open_catalog
 from .directory import REPLAYED, CatalogState, DataDirectory, uid_of_journal
-from .errors import NoCatalog
+from .errors import JournalCorrupt, NoCatalog
 from .journal import find_journal, sync_descriptor, sync_folder
 from .launch import daemon_runs, leases_held
 from .locking import is_locked
@@ -86,6 +86,8 @@ def verify(
 ) -> Iterator[tuple[str, list[Difference]]]:
     """Compare delivered runs with their journals; yield each run's uid and what differs.
 
+    A damaged journal is a difference like others, and the runs after it are compared all the same.
+
     Parameters
     ----------
     data_dir : path
@@ -95,7 +97,7 @@ def verify(
 
     Raises
     ------
-    NoCatalog, UnknownRun, JournalCorrupt, CatalogStartFailed, CatalogTimeout
+    NoCatalog, UnknownRun, CatalogStartFailed, CatalogTimeout
         What to compare is not there.
     """
     directory = _existing(data_dir)
@@ -103,10 +105,13 @@ def verify(
     paths = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
     for path in paths:
         uid = uid_of_journal(path)
-        if uid in catalog:
-            yield uid, compare_run(directory.root, catalog[uid])
-        else:
+        if uid not in catalog:
             yield uid, [Difference("run", uid, None)]
+            continue
+        try:
+            yield uid, compare_run(directory.root, catalog[uid])
+        except JournalCorrupt as damage:
+            yield uid, [Difference("journal", str(damage), "not compared")]
 
 
 def replay(data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, *, rewrite: bool = False) -> list[str]:

@@ -1,0 +1,146 @@
+"""`tandem catalog ...`: how the catalog of recorded runs stands, and what keeps it well."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from catalog import maintenance, wait_delivered, web_address
+from catalog.compact import compact
+from catalog.databroker_profile import write_profile
+from catalog.launch import ensure_daemon
+from profiles.console import say, say_table
+from profiles.data_directory import CATALOG_WAIT_S
+
+SHOWN_DIFFERENCES = 10
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def show_status(data_dir: Path, *, json_output: bool) -> int:
+    """Print how the catalog stands, without starting anything; 1 when something needs attention."""
+    status = maintenance.status(data_dir)
+    daemon = status.daemon
+    troubled = bool(status.problems) or (daemon is not None and daemon.phase == "failed")
+    if json_output:
+        print(json.dumps(asdict(status)))
+        return int(troubled)
+    console = Console()
+    table = Table.grid(padding=(0, 2))
+    server = "not running" if daemon is None else f"{daemon.phase}, {daemon.url}"
+    if daemon is not None and daemon.problem:
+        server += f" ({daemon.problem})"
+    facts = {
+        "server": server,
+        "used by": f"{status.sessions} session{'' if status.sessions == 1 else 's'}"
+        + (", kept until it is stopped" if status.kept else ""),
+        "going on": ", ".join(status.open_runs) or "no run",
+        "waiting": ", ".join(status.waiting_runs) or "no run",
+        "delivered": f"{status.delivered_runs} runs",
+        "journals": size_text(status.journal_bytes),
+    }
+    for key, value in facts.items():
+        table.add_row(Text(key, "bold"), Text(value))
+    say_table(console, table)
+    for uid, problem in status.problems.items():
+        say(console, f"Run {uid} cannot be delivered: {problem}")
+    return int(troubled)
+
+
+def verify(data_dir: Path, runs: Sequence[str], *, json_output: bool) -> int:
+    """Compare runs with their journals document by document and print what differs; 1 when anything does."""
+    console = Console(stderr=json_output)
+    found: dict[str, list[str]] = {}
+    checked = 0
+    for uid, differences in maintenance.verify(data_dir, runs or None):
+        checked += 1
+        if differences:
+            found[uid] = list(map(str, differences))
+            say(console, f"Run {uid} differs from its journal:")
+            for line in found[uid][:SHOWN_DIFFERENCES]:
+                say(console, f"  {line}")
+            if len(found[uid]) > SHOWN_DIFFERENCES:
+                say(console, f"  and {len(found[uid]) - SHOWN_DIFFERENCES} more")
+    say(console, f"{checked} runs compared, {len(found)} with differences")
+    if found:
+        say(console, "To write a run again from its journal: tandem catalog replay --rewrite --run UID")
+    if json_output:
+        print(json.dumps({"checked": checked, "differences": found}))
+    return int(bool(found))
+
+
+def replay(data_dir: Path, runs: Sequence[str], *, rewrite: bool, json_output: bool) -> int:
+    """Deliver runs again from their journals, and wait until they are there; return the exit code."""
+    console = Console(stderr=json_output)
+    uids = maintenance.replay(data_dir, runs or None, rewrite=rewrite)
+    say(console, f"{len(uids)} runs are delivered again ...")
+    ensure_daemon(data_dir)
+    for uid in uids:
+        wait_delivered(data_dir, uid, CATALOG_WAIT_S)
+    say(console, "They are in the catalog.")
+    if json_output:
+        print(json.dumps({"runs": uids}))
+    return 0
+
+
+def compact_catalog(data_dir: Path, *, json_output: bool) -> int:
+    """Give back space, and tell how much; return the exit code."""
+    done = compact(data_dir)
+    if json_output:
+        print(json.dumps({**asdict(done), "freed_bytes": done.freed_bytes}))
+        return 0
+    console = Console()
+    for what, size in done.freed.items():
+        say(console, f"{size_text(size):>9}  {what}")
+    say(console, f"{size_text(done.freed_bytes):>9}  freed in all")
+    for what, reason in done.left.items():
+        say(console, f"Left as they are: {what} ({reason})")
+    return 0
+
+
+def show_web(data_dir: Path, *, with_key: bool, json_output: bool) -> int:
+    """Print the address of the catalog's web page, whose server goes on until it is stopped."""
+    address = web_address(data_dir, with_key=with_key, wait=CATALOG_WAIT_S)
+    _keep(data_dir)
+    if json_output:
+        print(json.dumps({"address": address}))
+        return 0
+    console = Console()
+    say(console, address)
+    if not with_key:
+        say(console, "The page asks for the key; --with-key prints an address that lets the browser in.")
+    say(console, f"It stays until: tandem catalog stop {data_dir}")
+    return 0
+
+
+def make_profile(data_dir: Path, name: str, *, replace: bool, json_output: bool) -> int:
+    """Write a tiled profile, by which databroker finds the catalog; return the exit code."""
+    path = write_profile(data_dir, name, replace=replace, wait=CATALOG_WAIT_S)
+    if json_output:
+        print(json.dumps({"profile": name, "file": str(path)}))
+        return 0
+    console = Console()
+    say(console, f"{path} is written; only you may read it, for it holds the server's key.")
+    say(console, f'Scripts open the catalog with: databroker.catalog["{name}"] or Broker.named("{name}")')
+    return 0
+
+
+def size_text(size: float) -> str:
+    """Return a size for people: 512 B, 1.5 MB."""
+    for unit in _UNITS:
+        if size < 1000 or unit == _UNITS[-1]:
+            break
+        size /= 1000
+    return f"{size:.3g} {unit}"
+
+
+def _keep(data_dir: Path) -> None:
+    from catalog.directory import DataDirectory
+
+    DataDirectory.at(data_dir).keep_mark.write_text(str(os.getpid()))
