@@ -18,8 +18,8 @@ INSTRUMENTS = {
                 "current": {"query": "MEAS:CURR?", "units": "A", "precision": 6, "kind": "hinted"},
                 "samples": {"query": "SAMP:COUN?", "write": "SAMP:COUN {}", "datatype": "int", "kind": "config"},
             },
-            "waveforms": {"trace": {"query": "FETC?", "points": 3, "encoding": "ascii", "units": "mA", "scale": 1e3}},
-            "setup": ["CONF:CURR", "SAMP:COUN 3", "INIT"],
+            "waveforms": {"trace": {"query": "FETC?", "points": 1, "encoding": "ascii", "units": "mA", "scale": 1e3}},
+            "setup": ["CONF:CURR", "INIT"],
         },
     ),
 }
