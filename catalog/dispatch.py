@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -33,6 +34,9 @@ REPLY_TIMEOUT_S = 120.0
 """A server that leaves a request unanswered for longer is taken for hung and started again."""
 
 DRAFT_PATIENCE_S = 60.0
+
+LOWEST_FREE_BYTES = 8 * 2**20
+"""With less than this on the disk a failure is put down to it."""
 
 REFUSALS_BEFORE_TOLD = 2
 FIRST_REFUSAL_PAUSE_S = 0.5
@@ -116,7 +120,11 @@ class Deliveries(threading.Thread):
 
     def _note_refusal(self, error: Exception) -> None:
         """Tell, the second time in a row, that the server as such takes nothing, and wait a little longer each time."""
-        problem = explain(error, self.server.url)
+        problem = (
+            f"no space is left on the disk of {self.directory.root}."
+            if self._disk_is_full()
+            else explain(error, self.server.url)
+        )
         if problem != self._trouble:
             logger.error("The server takes no runs: %s", problem)
         self._trouble = problem
@@ -178,20 +186,27 @@ class Deliveries(threading.Thread):
             return True
         except Exception as error:
             run.restart()
-            if isinstance(error, httpx.HTTPStatusError) and self._is_the_servers(error.response.status_code):
+            if self._is_the_servers(error):
                 self._note_refusal(error)
                 return None
             logger.exception("Run %s could not be delivered", run.uid)
             self._problems.setdefault(path, ReportedProblem(self.directory, run.uid)).failed(error)
             return True
 
-    def _is_the_servers(self, status: int) -> bool:
-        """Tell whether a refusal concerns all runs: by its kind, or because the server refuses everything."""
+    def _disk_is_full(self) -> bool:
+        return shutil.disk_usage(self.directory.root).free < LOWEST_FREE_BYTES
+
+    def _is_the_servers(self, error: Exception) -> bool:
+        """Tell whether a failure concerns all runs: by its kind, or because the server refuses everything."""
         import httpx
 
-        if status in _REFUSED_TO_ALL:
+        if self._disk_is_full():
             return True
-        if status < httpx.codes.INTERNAL_SERVER_ERROR:
+        if not isinstance(error, httpx.HTTPStatusError):
+            return False
+        if error.response.status_code in _REFUSED_TO_ALL:
+            return True
+        if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
             return False
         try:
             self.server.container(REPLY_TIMEOUT_S)

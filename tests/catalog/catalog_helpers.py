@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import numpy as np
+import pytest
 
 from catalog import CatalogSession, original_documents
 from catalog.directory import CatalogState, DataDirectory
-from catalog.encoding import decode
+from catalog.encoding import decode, encode
 from catalog.verify import compare_run
 
 
@@ -39,10 +43,44 @@ def assert_all_there(session: CatalogSession, uid: str, emitted: list[tuple[str,
     session.wait_delivered(uid, timeout=60.0)
     recorded = original_documents(session.directory.root, uid)
     # A killed session may have recorded one document that it did not get to tell.
-    assert [repr(each) for each in recorded[: len(emitted)]] == [repr(each) for each in emitted]
+    assert [encode(*each) for each in recorded[: len(emitted)]] == [encode(*each) for each in emitted]
     catalog = session.catalog(wait=60.0)
     assert list(catalog).count(uid) == 1
     assert compare_run(session.directory.root, catalog[uid]) == []
+
+
+def assert_images_there(session: CatalogSession, uid: str) -> int:
+    """Check that every image of a run is read back, and is the one its event measured; return how many there are."""
+    primary = session.catalog()[uid]["primary"]
+    measured = primary.read(["camera_mean"])["camera_mean"].values
+    images = primary["camera_image"].read()
+    assert len(images) == len(measured)
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), measured)
+    return len(images)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """Yield a folder on a disk of its own that can be filled; skip the test where none can be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs Linux and its administrator")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill_disk(folder: Path) -> Path:
+    """Fill a disk to the last byte; return the file to remove to make room."""
+    ballast = folder / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        for size in (2**16, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)):
+                    pass
+    return ballast
 
 
 def alive(pid: int) -> bool:
@@ -56,11 +94,16 @@ def alive(pid: int) -> bool:
 class MeasuringSession:
     """A session in a process of its own that records one slow run."""
 
-    def __init__(self, data_dir: Path, events: int = 10_000, delay_s: float = 0.02) -> None:
+    def __init__(self, data_dir: Path, events: int = 10_000, delay_s: float = 0.02, images: Path | None = None) -> None:
         self.directory = DataDirectory.at(data_dir)
         self.emitted: list[tuple[str, dict[str, Any]]] = []
         self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("measuring_session.py"), data_dir, str(events), str(delay_s)],
+            [
+                sys.executable,
+                Path(__file__).with_name("measuring_session.py"),
+                *(data_dir, str(events), str(delay_s)),
+                *([images] if images is not None else []),
+            ],
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
@@ -79,6 +122,13 @@ class MeasuringSession:
 
     def wait_events(self, count: int) -> None:
         wait_until(lambda: sum(name == "event" for name, _ in list(self.emitted)) >= count, f"{count} events")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.kill()
 
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)

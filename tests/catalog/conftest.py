@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bluesky import RunEngine
@@ -35,13 +35,5 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogSession]
 @pytest.fixture
 def measuring() -> Iterator[Callable[..., MeasuringSession]]:
     """Start sessions in processes of their own; none outlives the test."""
-    sessions: list[MeasuringSession] = []
-
-    def start(data_dir: Path, **options: Any) -> MeasuringSession:
-        sessions.append(MeasuringSession(data_dir, **options))
-        return sessions[-1]
-
-    yield start
-    for session in sessions:
-        if session.process.poll() is None:
-            session.kill()
+    with ExitStack() as sessions:
+        yield lambda data_dir, **options: sessions.enter_context(MeasuringSession(data_dir, **options))

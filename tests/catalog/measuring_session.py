@@ -1,16 +1,16 @@
 """A session to be killed: records slow runs and tells each document it has emitted, after the journal has it.
 
-Usage: measuring_session.py <data_dir> <events> <seconds per event>
+Usage: measuring_session.py <data_dir> <events> <seconds per event> [<folder for a camera's images>]
 """
 
 import base64
 import sys
+from pathlib import Path
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky import RunEngine
-from ophyd import Device
 from ophyd.sim import SynAxis, SynGauss, SynSignal
 
 from catalog import CatalogSession
@@ -22,9 +22,19 @@ counter = iter(range(10**9))
 wave = SynSignal(name="wave", func=lambda: np.arange(64.0) + next(counter))
 
 
-def plan(events: int, delay: float):
-    devices: list[Device] = [det, motor, wave]
+def camera(folder):
+    """Return a camera with a sensor of 40 x 30 pixels, and its pool."""
+    from devices.cameras import CameraPool, GivenCameras
+    from devices.v2 import PVCAMInstrument
+    from simulators.camera import SimulatedCamera
 
+    pool = CameraPool(GivenCameras(SimulatedCamera(time_scale=0.05)), folder)
+    device = PVCAMInstrument(pool.get("PrimeBSI"), name="camera", region=(900, 929, 1, 850, 889, 1), exposure=1)
+    device.connect()
+    return device, pool
+
+
+def plan(devices, events, delay):
     @bpp.stage_decorator(devices)
     @bpp.run_decorator(md={"plan_name": "slow", "purpose": "to be killed"})
     def inner():
@@ -42,8 +52,15 @@ def tell(name, document):
 
 if __name__ == "__main__":
     data_dir, events, delay = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    devices = [det, motor, wave]
+    pool = None
+    if len(sys.argv) > 4:
+        image_camera, pool = camera(Path(sys.argv[4]))
+        devices.append(image_camera)
     RE = RunEngine({})
     with CatalogSession(data_dir) as session:
         RE.subscribe(session.journal)
         RE.subscribe(tell)
-        RE(plan(events, delay))
+        RE(plan(devices, events, delay))
+    if pool is not None:
+        pool.close()

@@ -1,0 +1,253 @@
+"""The long proofs of capture: whatever dies, fails or is full, every document is in the catalog exactly once."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import measuring_session
+import pytest
+from bluesky import RunEngine, RunEngineInterrupted
+from catalog_helpers import (
+    MeasuringSession,
+    assert_all_there,
+    assert_images_there,
+    fill_disk,
+    small_disk,
+    state_of,
+    wait_until,
+)
+from faulty_server import FaultyServer
+
+from catalog import CatalogSession, ExternalServer, original_documents
+from catalog.directory import CatalogState
+
+pytestmark = [pytest.mark.soak, pytest.mark.server, pytest.mark.timeout(3600)]
+
+ROUNDS = 52
+"""Thirteen for each victim."""
+
+EVENTS = 1_000_000
+LARGEST_DAEMON_BYTES = 1.5 * 2**30
+READERS = 20
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    return tmp_path / "data"
+
+
+def report(**figures):
+    print(", ".join(f"{name.replace('_', ' ')}: {value}" for name, value in figures.items()), flush=True)
+
+
+def test_kills_at_random_moments(data_dir, tmp_path):
+    dice = random.Random(20250611)
+    with CatalogSession(data_dir) as session, contextlib.ExitStack() as stack:
+        session.catalog(wait=60.0)
+        runs = []
+        for victim in itertools.islice(itertools.cycle(["server", "daemon", "session", "all"]), ROUNDS):
+            run = stack.enter_context(MeasuringSession(data_dir, events=150, delay_s=0.01, images=tmp_path / "images"))
+            runs.append(run)
+            run.wait_events(1)
+            time.sleep(dice.uniform(0.0, 2.5))
+            state = CatalogState.read(session.directory)
+            victims = {
+                "server": [state and state.server_pid],
+                "daemon": [state and state.daemon_pid],
+                "session": [run.process.pid],
+                "all": [state and state.server_pid, state and state.daemon_pid, run.process.pid],
+            }[victim]
+            for pid in victims:
+                if pid:
+                    with contextlib.suppress(ProcessLookupError):  # it is being started again
+                        os.kill(pid, signal.SIGKILL)
+            run.finish(60.0)
+        images = 0
+        ends = Counter()
+        for run in runs:
+            assert_all_there(session, run.uid, run.emitted)
+            images += assert_images_there(session, run.uid)
+            ends[session.catalog()[run.uid].metadata["stop"]["exit_status"]] += 1
+        assert len(session.catalog(wait=60.0)) == ROUNDS
+        documents = sum(len(original_documents(data_dir, run.uid)) for run in runs)
+        report(kills=ROUNDS, documents=documents, images=images, ends=dict(ends))
+        assert ends["fail"] <= ROUNDS // 2
+        session.close(wait_delivered=60.0)
+
+
+def test_a_disk_that_is_full_at_random_moments(tmp_path):
+    dice = random.Random(7)
+    engine = RunEngine({})
+    with small_disk(tmp_path / "disk", 60) as disk:
+        data_dir = disk / "data"
+        with CatalogSession(data_dir, pause=lambda: engine.request_pause(defer=False)) as session:
+            session.catalog(wait=60.0)
+            emitted = []
+            engine.subscribe(session.journal)
+            engine.subscribe(lambda name, document: emitted.append((name, document)))
+            pauses = documents = 0
+            for _ in range(12):
+                emitted.clear()
+                after = dice.uniform(0.05, 3.0)
+                ballast = disk / "ballast"
+                filling = threading.Timer(after, fill_disk, [disk])
+                filling.start()
+                plan = measuring_session.plan(
+                    [measuring_session.det, measuring_session.motor, measuring_session.wave], 300, 0.005
+                )
+                try:
+                    engine(plan)
+                except RunEngineInterrupted:
+                    pauses += 1
+                    filling.join()
+                    count = len(emitted)
+                    time.sleep(dice.uniform(0.0, 3.0))
+                    assert len(emitted) == count
+                    ballast.unlink()
+                    engine.resume()
+                filling.join()
+                ballast.unlink(missing_ok=True)
+                assert_all_there(session, emitted[0][1]["uid"], emitted)
+                documents += len(emitted)
+            report(full_disks=12, pauses=pauses, documents=documents)
+            assert pauses >= 10
+            session.close(wait_delivered=60.0)
+
+
+def test_a_server_that_answers_errors_for_a_while(data_dir, tmp_path):
+    dice = random.Random(11)
+    with CatalogSession(tmp_path / "elsewhere") as other:
+        other.catalog(wait=60.0)
+        faulty = FaultyServer(state_of(other).url, hang_s=1.0)
+        elsewhere = ExternalServer(uri=faulty.url, key_file=str(other.directory.key_file))
+        told = []
+        try:
+            with (
+                CatalogSession(data_dir, server=elsewhere, on_trouble=told.append) as session,
+                contextlib.ExitStack() as stack,
+            ):
+                session.catalog(wait=60.0)
+                kinds = [500, 503, "cut", "lose", "hang"]
+                faulty.fault = lambda method, path: dice.choice(kinds) if dice.random() < 0.1 else None
+                runs = []
+                for number in range(10):
+                    run = MeasuringSession(data_dir, events=100, delay_s=0.01, images=tmp_path / "images")
+                    runs.append(stack.enter_context(run))
+                    if number == 5:
+                        faulty.fault = lambda *_: dice.choice(kinds)  # now everything fails
+                    run.finish(60.0)
+                    assert run.process.returncode == 0
+                wait_until(lambda: told, "the user to be told", 60.0)
+                faulty.fault = lambda *_: None
+                for run in runs:
+                    assert_all_there(session, run.uid, run.emitted)
+                    assert_images_there(session, run.uid)
+                report(faults=dict(faulty.faults), runs=len(runs), told=len(told))
+                session.close(wait_delivered=60.0)
+        finally:
+            faulty.close()
+        other.close(wait_delivered=60.0)
+
+
+def test_a_million_events_that_waited_for_the_server(data_dir):
+    run, descriptor = str(uuid.uuid4()), str(uuid.uuid4())
+    with CatalogSession(data_dir) as session:
+        session.catalog(wait=60.0)
+        daemon = state_of(session).daemon_pid
+        os.kill(daemon, signal.SIGSTOP)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began = time.monotonic()
+        session.journal("start", {"uid": run, "time": time.time(), "plan_name": "flood"})
+        data_keys = {"x": {"source": "flood", "dtype": "number", "shape": []}}
+        session.journal(
+            "descriptor",
+            {
+                "uid": descriptor,
+                "run_start": run,
+                "time": time.time(),
+                "name": "primary",
+                "data_keys": data_keys,
+                "configuration": {},
+                "hints": {},
+                "object_keys": {},
+            },
+        )
+        for number in range(1, EVENTS + 1):
+            now = time.time()
+            event = {"uid": f"{number}", "descriptor": descriptor, "seq_num": number, "time": now}
+            session.journal("event", {**event, "data": {"x": number / 7}, "timestamps": {"x": now}})
+        session.journal(
+            "stop",
+            {
+                "uid": str(uuid.uuid4()),
+                "run_start": run,
+                "time": time.time(),
+                "exit_status": "success",
+                "num_events": {"primary": EVENTS},
+            },
+        )
+        recorded_s = time.monotonic() - began
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        assert grown < 100 * 1024  # kibibytes
+        os.kill(daemon, signal.SIGCONT)
+        began = time.monotonic()
+        largest = 0
+
+        def delivered():
+            nonlocal largest
+            with open(f"/proc/{daemon}/statm") as statm:
+                largest = max(largest, int(statm.read().split()[1]) * resource.getpagesize())
+            return session.directory.delivered_journal_of(run)
+
+        wait_until(delivered, "a million events", timeout=1800.0)
+        report(
+            recorded_s=round(recorded_s, 1),
+            session_grew_MB=round(grown / 1024, 1),
+            delivered_s=round(time.monotonic() - began, 1),
+            daemon_at_most_MB=round(largest / 1e6),
+        )
+        assert largest < LARGEST_DAEMON_BYTES
+        table = session.catalog()[run]["primary"].base["internal"].read(["seq_num", "x"])
+        assert table["seq_num"].tolist() == list(range(1, EVENTS + 1))
+        assert sum(name == "event" for name, _ in original_documents(data_dir, run)) == EVENTS
+        session.close(wait_delivered=60.0)
+
+
+def test_two_writers_and_twenty_readers(data_dir):
+    reader = Path(__file__).parents[1] / "catalog" / "reading_session.py"
+    with CatalogSession(data_dir) as session, contextlib.ExitStack() as stack:
+        session.catalog(wait=60.0)
+        runs = []
+        stop = data_dir / "stop-reading"
+        readers = [
+            subprocess.Popen([sys.executable, reader, data_dir, stop, "5"], stdout=subprocess.PIPE, text=True)
+            for _ in range(READERS // 5)
+        ]
+        for process in readers:
+            assert [process.stdout.readline() for _ in range(5)] == ["ready\n"] * 5
+        for _ in range(6):
+            pair = [stack.enter_context(MeasuringSession(data_dir, events=300, delay_s=0.01)) for _ in range(2)]
+            for run in pair:
+                run.finish(120.0)
+                assert run.process.returncode == 0
+            runs += pair
+        stop.write_text("")
+        outputs = [process.communicate(timeout=120)[0] for process in readers]
+        assert [process.returncode for process in readers] == [0] * len(readers), outputs
+        for run in runs:
+            assert_all_there(session, run.uid, run.emitted)
+            assert session.catalog()[run.uid].metadata["stop"]["exit_status"] == "success"
+        report(runs=len(runs), readers=READERS, reads=sum(int(output.split()[-1]) for output in outputs))
+        session.close(wait_delivered=60.0)
