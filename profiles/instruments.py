@@ -1,4 +1,4 @@
-"""From a configuration to connected devices: wires are opened once, both generations connect in parallel."""
+"""The configured instruments of both generations as the runtime starts, asks, stops and closes them."""
 
 from __future__ import annotations
 
@@ -6,44 +6,26 @@ import asyncio
 import contextlib
 import logging
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from coexistence import Channel, Connection, SharedResources
+from coexistence import AcquireTimeout, Rank
 from coexistence.config import Generation, InstrumentConfig
-from coexistence.errors import CoexistenceError, ConfigError
-from devices import registry
-
-if TYPE_CHECKING:
-    from devices.cameras import CameraLibrary, CameraPool
+from coexistence.errors import CoexistenceError
+from coexistence.runtime import ConnectTimeout
 
 logger = logging.getLogger("profiles.instruments")
 
-CONNECT_GRACE_S = 0.5
-"""What a device gets beyond its own time limit to report how it failed."""
+CONNECT_GRACE_S = 0.25
+"""What a v4 device gets beyond its own time limit to report how it failed; the runtime waits a little longer."""
 
+STAND_STILL_S = 10.0
+"""How long a stopped motion may take to come to its end."""
 
-@dataclass
-class Instrument:
-    """One configured instrument and what became of it."""
+_LOOK_S = 0.01
 
-    generation: Generation
-    config: InstrumentConfig
-    device: Any = None
-    error: InstrumentFailed | None = None
-    connect_time_s: float = 0.0
-
-    @property
-    def connected(self) -> bool:
-        """Whether the device can be used."""
-        return self.device is not None and self.error is None
+Build = Callable[[InstrumentConfig, Generation], Any]
 
 
 class InstrumentFailed(CoexistenceError):
@@ -67,193 +49,203 @@ class InstrumentsFailed(CoexistenceError):
         super().__init__("\n".join(str(failure) for failure in failures))
 
 
-class Hardware:
-    """What instruments are on: the wires both generations share, and cameras, which no wire leads to.
+class Instrument:
+    """One configured instrument and what became of it.
 
     Parameters
     ----------
-    resources
-        Serial ports and VISA sessions.
-    image_folder
-        Where cameras put their images, unless a generation's `storage` or a camera's `output_dir` says otherwise.
-    simulated_cameras
-        Gives the cameras that stand in for those of the vendor's library; None for real ones.
+    generation, config
+        What is configured.
+    build
+        Makes its device.
+
+    Attributes
+    ----------
+    device
+        The device, once it was made; another one after the instrument was restarted because it hung.
+    error
+        Why it cannot be used, or None.
+    connect_time_s
+        How long connecting took (s).
     """
 
-    def __init__(
-        self,
-        resources: SharedResources,
-        image_folder: Path,
-        simulated_cameras: Callable[[], CameraLibrary] | None = None,
-    ) -> None:
-        self.resources = resources
-        self._image_folder = image_folder
-        self._simulated_cameras = simulated_cameras
-        self._cameras: CameraPool | None = None
+    generation: Generation
+
+    def __init__(self, config: InstrumentConfig, build: Build) -> None:
+        self.config = config
+        self.device: Any = None
+        self.error: InstrumentFailed | None = None
+        self.connect_time_s = 0.0
+        self._build = build
 
     @property
-    def cameras(self) -> CameraPool:
-        """The cameras by name; what they need is imported when the first one is asked for."""
-        if self._cameras is None:
-            from devices.cameras import CameraPool, PvcamLibrary
+    def name(self) -> str:
+        """The id."""
+        return self.config.id
 
-            library = self._simulated_cameras() if self._simulated_cameras else PvcamLibrary()
-            self._cameras = CameraPool(library, self._image_folder)
-        return self._cameras
+    @property
+    def connect_timeout(self) -> float:
+        """Longest time a start may take (s)."""
+        return self.config.connect_timeout
 
-    def close(self) -> None:
-        """Close cameras and wires."""
-        if self._cameras is not None:
-            self._cameras.close()
-        self.resources.close()
+    @property
+    def connected(self) -> bool:
+        """Whether the device can be used."""
+        return self.device is not None and self.error is None
 
+    def failure(self, error: BaseException) -> InstrumentFailed:
+        """Return why the instrument failed, by name, in one sentence, with what caused it."""
+        if isinstance(error, InstrumentFailed):
+            return error
+        reasons = dict.fromkeys(str(cause).strip() or type(cause).__name__ for cause in _root_causes(error))
+        failure = InstrumentFailed(self, "; ".join(reasons))
+        failure.__cause__ = error
+        logger.info("%s", failure, exc_info=error)
+        return failure
 
-def connection_of(instrument: InstrumentConfig, resources: SharedResources) -> Connection:
-    """Return what the driver of an instrument talks through; its wire is opened when the instrument connects.
+    def _make(self, fresh: bool) -> Any:
+        if fresh or self.device is None:
+            old, self.device = self.device, None
+            if old is not None:
+                with contextlib.suppress(Exception):  # it went wrong before
+                    _destroy(old)
+            self.device = self._build(self.config, self.generation)
+        return self.device
 
-    Raises
-    ------
-    ConfigError
-        The instrument is on nothing that carries bytes.
-    """
-    port = instrument.serial_port or instrument.serial_device
-    if port is not None:
-        open_wire: Callable[[], Channel] = partial(resources.serial.get, port, **line_settings(instrument))
-    elif instrument.resource is not None:
-        open_wire = partial(_open_resource, resources, instrument)
-    else:
-        raise ConfigError(
-            f"{instrument.id!r} is on {instrument.wire}, which is neither a serial port nor a VISA resource"
-        )
-    return Connection(open_wire, instrument.id, timeout=instrument.timeout, description=instrument.wire or "")
+    @property
+    def _moving_parts(self) -> list[Any]:
+        # What a device from elsewhere does may be somebody else's: a plan has stopped what it moved itself.
+        parts = [] if self.device is None or self.config.is_foreign else list(_parts_of(self.device))
+        return [part for part in parts if callable(getattr(part, "stop", None))]
 
+    def _is_moving(self) -> bool:
+        return any(getattr(part, "moving", False) for part in self._moving_parts)
 
-def line_settings(instrument: InstrumentConfig) -> dict[str, Any]:
-    """Return how the driver sets a serial line, by the names of :class:`coexistence.SharedSerialPort`."""
-    if registry.instrument_type(instrument.type).medium == "serial":
-        return registry.line_settings(instrument.type, instrument.options)
-    return instrument.line_settings
+    def _speaker(self) -> Any:
+        """Return what talks to the instrument: a v2 driver or the connector of a v4 device, if it is one of ours."""
+        for holder in (getattr(self.device, "driver", None), getattr(self.device, "_connector", None)):
+            if hasattr(holder, "dialogue") and hasattr(holder, "protocol"):
+                return holder
+        return None
 
-
-def _open_resource(resources: SharedResources, instrument: InstrumentConfig) -> Channel:
-    assert instrument.resource is not None
-    session = resources.visa.session(instrument.resource, owner=instrument.id, timeout=instrument.timeout)
-    return session.raw.wire
-
-
-def build(instrument: Instrument, hardware: Hardware, storage: Path | None = None) -> Any:
-    """Make the device object of an instrument; nothing is sent on a wire.
-
-    Raises
-    ------
-    Exception
-        Whatever the class raises for its options.
-    """
-    config = instrument.config
-    device_class = registry.device_class(config.type, instrument.generation)
-    if config.is_foreign:
-        return device_class(*config.args, name=config.id, **config.kwargs)
-    if config.camera_name is not None:
-        options = {"output_dir": storage, **config.options} if storage else config.options
-        return device_class(hardware.cameras.get(config.camera_name), name=config.id, **options)
-    return device_class(connection_of(config, hardware.resources), name=config.id, **config.options)
+    def _unasked_health(self) -> str:
+        """Return how an instrument is that need not or cannot be asked; empty when it can."""
+        if self.device is None:
+            return "there is no device"
+        if self._is_moving():
+            return "it moves"
+        if self._speaker() is None:
+            return "connected"
+        return ""
 
 
-def connect_all(
-    instruments: list[Instrument],
-    hardware: Hardware,
-    loop: asyncio.AbstractEventLoop,
-    storage: Mapping[Generation, Path | None],
-) -> None:
-    """Build and connect all instruments in parallel; each costs its own time limit at the most.
+class V2Instrument(Instrument):
+    """An instrument with a blocking driver; every call is made on a thread that may be left behind."""
 
-    v2 instruments connect on threads of their own, v4 instruments on the RunEngine's loop. What happened is noted
-    in the instruments; nothing is raised for one that fails.
+    generation: Generation = "v2"
 
-    Parameters
-    ----------
-    instruments
-        What is configured.
-    hardware
-        What they are on.
-    loop
-        The running event loop the v4 devices are to belong to.
-    storage
-        Where the instruments of a generation put their files; None leaves it to the hardware.
-    """
-    began = time.monotonic()
-    pending: list[tuple[Instrument, Future[None]]] = []
-    for instrument in instruments:
+    def start(self, fresh: bool) -> None:
+        """Make the device when there is none, or when the old one hangs, and connect it."""
         try:
-            instrument.device = build(instrument, hardware, storage[instrument.generation])
-        except Exception as error:
-            _note_failure(instrument, error)
-            continue
-        connect = _connect_v2 if instrument.generation == "v2" else partial(_connect_v4, loop=loop)
-        pending.append((instrument, connect(instrument)))
-    try:
-        for instrument, future in pending:
-            limit = instrument.config.connect_timeout
-            try:
-                future.result(max(0.0, began + limit + CONNECT_GRACE_S - time.monotonic()))
-            except Exception as error:
-                # A bare TimeoutError is that of the waiting here, or of the task, and says nothing by itself.
-                is_limit = isinstance(error, TimeoutError) and not str(error)
-                _note_failure(instrument, ConnectTimeout(limit) if is_limit else error)
-    finally:
-        for _, future in pending:
-            future.cancel()
-
-
-class ConnectTimeout(CoexistenceError, TimeoutError):
-    """A device did not connect within its time limit (s), and did not say why."""
-
-    def __init__(self, limit: float) -> None:
-        self.limit = limit
-        super().__init__(f"it did not connect within {limit:g} s. Check that it is on, or raise its connect_timeout.")
-
-
-def _connect_v2(instrument: Instrument) -> Future[None]:
-    """Connect on a thread of its own: a driver that hangs cannot be cancelled, only left behind."""
-    future: Future[None] = Future()
-    device, limit = instrument.device, instrument.config.connect_timeout
-    began = time.monotonic()
-
-    def connect() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
+            device = self._make(fresh)
+            began = time.monotonic()
             if callable(getattr(device, "connect", None)):
                 device.connect()
-            else:
-                device.wait_for_connection(timeout=limit)
+            elif callable(getattr(device, "wait_for_connection", None)):
+                device.wait_for_connection(timeout=self.connect_timeout)
+            self.connect_time_s = time.monotonic() - began
         except Exception as error:
-            future.set_exception(error)
-        else:
-            instrument.connect_time_s = time.monotonic() - began
-            future.set_result(None)
+            raise self.failure(error) from error
 
-    threading.Thread(target=connect, name=f"connect {instrument.config.id}", daemon=True).start()
-    return future
+    def stop(self) -> None:
+        """Stop what moves and wait until it stands."""
+        for part in self._moving_parts:
+            part.stop(success=True)
+        deadline = time.monotonic() + STAND_STILL_S
+        while self._is_moving() and time.monotonic() < deadline:
+            time.sleep(_LOOK_S)
+
+    def close(self) -> None:
+        """Let go of the wire."""
+        if self.device is not None:
+            _destroy(self.device)
+
+    def health(self) -> str:
+        """Ask the instrument who it is, when nobody else uses its wire."""
+        if said := self._unasked_health():
+            return said
+        speaker = self._speaker()
+        try:
+            return str(speaker.dialogue.hold(speaker.protocol.identify, rank=Rank.BACKGROUND))
+        except AcquireTimeout as error:
+            return _busy(error)
 
 
-def _connect_v4(instrument: Instrument, loop: asyncio.AbstractEventLoop) -> Future[None]:
-    limit = instrument.config.connect_timeout
+class V4Instrument(Instrument):
+    """An instrument of the RunEngine's event loop."""
 
-    async def connect() -> None:
-        began = time.monotonic()
-        async with asyncio.timeout(limit + CONNECT_GRACE_S / 2):
-            await instrument.device.connect(timeout=limit)
-        instrument.connect_time_s = time.monotonic() - began
+    generation: Generation = "v4"
 
-    return asyncio.run_coroutine_threadsafe(connect(), loop)
+    async def start(self, fresh: bool) -> None:
+        """Make the device when there is none, or when the old one hangs, and connect it."""
+        is_again = self.device is not None and not fresh
+        try:
+            device = self._make(fresh)
+            began = time.monotonic()
+            limit = self.connect_timeout
+            async with asyncio.timeout(limit + CONNECT_GRACE_S):
+                await device.connect(timeout=limit, force_reconnect=is_again)
+            self.connect_time_s = time.monotonic() - began
+        except TimeoutError as error:
+            # A bare one is that of the waiting here, and says nothing by itself.
+            raise self.failure(error if str(error) else ConnectTimeout(self.connect_timeout)) from error
+        except Exception as error:
+            raise self.failure(error) from error
+
+    async def stop(self) -> None:
+        """Stop what moves and wait until it stands."""
+        for part in self._moving_parts:
+            stopping = part.stop(success=True)
+            if asyncio.iscoroutine(stopping):
+                await stopping
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STAND_STILL_S):
+                while self._is_moving():  # noqa: ASYNC110 - nothing tells the end of a motion
+                    await asyncio.sleep(_LOOK_S)
+
+    async def close(self) -> None:
+        """Let go of the wire."""
+        if self.device is not None:
+            _destroy(self.device)
+
+    async def health(self) -> str:
+        """Ask the instrument who it is, when nobody else uses its wire."""
+        if said := self._unasked_health():
+            return said
+        speaker = self._speaker()
+        try:
+            return str(await speaker.dialogue.hold_async(speaker.protocol.identify, rank=Rank.BACKGROUND))
+        except AcquireTimeout as error:
+            return _busy(error)
 
 
-def _note_failure(instrument: Instrument, error: BaseException) -> None:
-    reasons = dict.fromkeys(str(cause).strip() or type(cause).__name__ for cause in _root_causes(error))
-    instrument.error = InstrumentFailed(instrument, "; ".join(reasons))
-    instrument.error.__cause__ = error
-    logger.info("%s", instrument.error, exc_info=error)
+def _busy(error: AcquireTimeout) -> str:
+    return f"busy: its wire is used by {error.held_by or 'others'}"
+
+
+def _destroy(device: Any) -> None:
+    if callable(getattr(device, "destroy", None)):
+        device.destroy()
+
+
+def _parts_of(device: Any) -> Iterator[Any]:
+    """Yield a device and what it consists of: axes and rotators are devices of their own in both generations."""
+    yield device
+    if callable(getattr(device, "walk_subdevices", None)):
+        yield from (part for _, part in device.walk_subdevices())
+    elif callable(getattr(device, "children", None)):
+        for _, child in device.children():
+            yield from _parts_of(child)
 
 
 def _root_causes(error: BaseException) -> Iterator[BaseException]:
@@ -270,37 +262,3 @@ def _root_causes(error: BaseException) -> Iterator[BaseException]:
 def _not_connected_error() -> Any:
     core = sys.modules.get("ophyd_async.core")  # a session without v4 does not import it
     return core.NotConnectedError if core is not None else ()
-
-
-def facts_of(instrument: Instrument) -> dict[str, Any]:
-    """Return what a start document says about an instrument that took part."""
-    config, device = instrument.config, instrument.device
-    device_class = type(device)
-    facts: dict[str, Any] = {
-        "generation": instrument.generation,
-        "type": config.type,
-        "driver": f"{device_class.__module__}.{device_class.__qualname__}",
-        "driver_version": _version_of(device_class.__module__),
-        "wire": config.wire,
-    }
-    if identity := _identity_of(device):
-        facts["identity"] = identity
-    return {key: value for key, value in facts.items() if value is not None}
-
-
-def _identity_of(device: Any) -> str:
-    """Return what the instrument said it is: v2 drivers know it, and the connectors of v4 devices."""
-    for holder in (getattr(device, "driver", None), getattr(device, "_connector", None)):
-        if isinstance(identity := getattr(holder, "identity", None), str):
-            return identity
-    return ""
-
-
-def _version_of(module: str) -> str | None:
-    package = module.partition(".")[0]
-    # Packages that are installed for development are in no list of installed files.
-    names = ["ophyd-tandem"] if package == "devices" else packages_distributions().get(package, [package])
-    for name in names:
-        with contextlib.suppress(PackageNotFoundError):
-            return version(name)
-    return None

@@ -50,5 +50,5 @@ def log_to_file(folder: Path, level: str) -> Callable[[], None]:
 
 
 def _concerns_the_user(record: logging.LogRecord) -> bool:
-    """Let warnings pass, and the good news that a lost wire is back."""
-    return record.levelno >= logging.WARNING or getattr(record, "event", "") == "back"
+    """Let warnings pass, and the good news that a lost wire is back or a slow instrument connected."""
+    return record.levelno >= logging.WARNING or getattr(record, "event", "") in ("back", "connected")

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
 class Devices(Mapping[str, Any]):
     """Connected devices by their id; asking for one that failed to connect tells why it failed.
 
-    Parameters
-    ----------
-    connected
-        Devices by id, kept up to date by the session.
-    failures
-        Why the others are not there, by id.
+    It always has what is connected now: an instrument that was restarted because it hung has another device.
     """
 
-    def __init__(self, connected: Mapping[str, Any], failures: Mapping[str, object]) -> None:
-        self._connected = connected
-        self._failures = failures
+    def __init__(self) -> None:
+        self._connected: Mapping[str, Any] = {}
+        self._failures: Mapping[str, object] = {}
+        self._connecting: frozenset[str] = frozenset()
+
+    def _replace(self, connected: Mapping[str, Any], failures: Mapping[str, object], connecting: Iterable[str]) -> None:
+        """Have other contents; whoever iterates meanwhile sees the old ones to the end."""
+        self._connected, self._failures, self._connecting = connected, failures, frozenset(connecting)
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -48,10 +48,13 @@ class Devices(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         lines = [f"{name}: {type(device).__module__}.{type(device).__name__}" for name, device in self.items()]
+        lines += [f"still connecting: {name}" for name in sorted(self._connecting)]
         lines += [f"not connected: {reason}" for reason in self._failures.values()]
         return "\n".join(lines) or "no devices"
 
     def _explain(self, name: str) -> str:
         if name in self._failures:
             return f"not connected: {self._failures[name]}"
+        if name in self._connecting:
+            return f"{name} is still connecting; session.wait_connected() waits for it"
         return f"no device is called {name!r}; there are: {', '.join(self) or 'none'}"

@@ -2,55 +2,53 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import logging
 import os
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from bluesky import RunEngine
-from bluesky.run_engine import set_bluesky_event_loop
 
 from catalog import CatalogSession
-from coexistence import SharedResources
-from coexistence.config import DualConfig, Generation
+from catalog.external import ExternalServer
+from coexistence import ConfigError, Problem, SharedResources
+from coexistence.config import DualConfig
+from coexistence.runtime import DualRuntimeManager, InstrumentState, Transition, exit_on_sigterm
+from profiles.baseline import ForgivingSupplementalData
 from profiles.configuration import load_configuration
-from profiles.instruments import (
-    Hardware,
-    Instrument,
-    InstrumentFailed,
-    InstrumentsFailed,
-    connect_all,
-    facts_of,
-)
-from profiles.interruption import AbortOnInterrupt
+from profiles.control.questions import open_control_channel
+from profiles.data_directory import CATALOG_WAIT_S, DEFAULT_DATA_DIRECTORY
+from profiles.display import LiveDisplay, show_progress
+from profiles.facts import facts_of
+from profiles.hardware import Hardware, build
+from profiles.instruments import Instrument, InstrumentFailed, InstrumentsFailed, V2Instrument, V4Instrument
 from profiles.log import log_to_file
 from profiles.metadata import Provenance, SharedMetadata
 from profiles.named_devices import Devices
+from profiles.notices import tell, tell_of_trouble
+from profiles.run_engine import end_loop, end_plan, make_run_engine
+from profiles.suspenders import SignalSuspender, suspender
+from profiles.v2_reminder import remind_of_v2
+from profiles.wire_loss import WaitForLostWires, WireWatch
 from profiles.wire_record import WireRecord
 
 if TYPE_CHECKING:
+    from bluesky.callbacks.best_effort import BestEffortCallback
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
 
     from profiles.simulation import SimulatedBench
 
 logger = logging.getLogger("profiles.session")
 
-DEFAULT_DATA_DIRECTORY = Path("tandem-data")
-CATALOG_WAIT_S = 60.0
-ABORT_TIMEOUT_S = 5.0
-SHUTDOWN_TIMEOUT_S: dict[Generation, float] = {"v4": 5.0, "v2": 10.0}
-LOOP_TIMEOUT_S = 2.0
-SETTLING_TIME_S = 1.0
-"""How long a stopped motion may take to notice."""
+DeviceListener = Callable[[str, Any], object]
 
 
 class Session:
@@ -61,8 +59,12 @@ class Session:
     RE
         The RunEngine. It returns a result object (`run_start_uids`, `plan_result`, `exit_status`); every document
         is journalled in the data directory before the next message is processed.
+    manager
+        The runtime of both generations: state, health, restarts, listeners.
     devices
         Connected devices by id: `devices["power"]` or `devices.power`.
+    sd
+        What is recorded with every run: `sd.baseline`, `sd.monitors`, `sd.flyers`.
     config
         The configuration the session was opened with.
     data_dir
@@ -79,6 +81,7 @@ class Session:
 
     RE: RunEngine
     capture: CatalogSession
+    manager: DualRuntimeManager
 
     def __init__(
         self,
@@ -88,19 +91,30 @@ class Session:
         data_dir: Path,
         interrupt: Literal["abort", "pause"],
         call_returns_result: bool,
+        suspend_on_wire_loss: bool,
+        display: bool,
+        connect_wait: float | None,
     ) -> None:
         self.config = config
         self.data_dir = data_dir
         self.resources = SharedResources(config)
         self.simulated: SimulatedBench | None = None
         self.instruments: dict[str, Instrument] = {}
-        self._connected: dict[str, Any] = {}
-        self._failures: dict[str, InstrumentFailed] = {}
-        self.devices = Devices(self._connected, self._failures)
+        self.devices = Devices()
+        self.sd = ForgivingSupplementalData()
         self._simulate = simulate
         self._interrupt = interrupt
         self._call_returns_result = call_returns_result
+        self._suspend_on_wire_loss = suspend_on_wire_loss
+        self._has_display = display
+        self._connect_wait = connect_wait
+        self._display = LiveDisplay()
+        self._in_baseline = _baseline_names(config)
+        self._device_listeners: list[DeviceListener] = []
+        self._opened = False
         self._last_run: str | None = None
+        self._changing = threading.Lock()
+        self._known: dict[str, Any] = {}
         self._cleanup = contextlib.ExitStack()
         self._closing = threading.Lock()
         self._closed = False
@@ -115,6 +129,9 @@ class Session:
         strict: bool = False,
         interrupt: Literal["abort", "pause"] | None = None,
         call_returns_result: bool = True,
+        suspend_on_wire_loss: bool | None = None,
+        display: bool | None = None,
+        connect_wait: float | None = None,
     ) -> Session:
         """Open a session: connect every enabled instrument, in parallel, and start recording.
 
@@ -138,6 +155,14 @@ class Session:
         call_returns_result
             Whether `RE(...)` returns a result object. False returns a tuple of uids as bluesky does by
             default, for scripts that unpack it.
+        suspend_on_wire_loss
+            Whether a plan whose wire is lost waits for it and goes on from its last checkpoint, instead of failing;
+            else `[application] suspend_on_wire_loss` says so.
+        display
+            Whether table, peak statistics and plots of each run are shown; by default at an interactive prompt.
+        connect_wait
+            Seconds after which to return while slow instruments are still connecting; a line tells when each is
+            there. None waits for all, each for its own `connect_timeout` at the most.
 
         Raises
         ------
@@ -150,26 +175,37 @@ class Session:
         """
         if not isinstance(config, DualConfig):
             config = load_configuration(config)
+        wait_for_wires = (
+            config.application.suspend_on_wire_loss if suspend_on_wire_loss is None else suspend_on_wire_loss
+        )
         session = cls(
             config,
             simulate=simulate,
             data_dir=Path(data_dir or config.catalog_directory or DEFAULT_DATA_DIRECTORY).expanduser().resolve(),
             interrupt=interrupt or ("pause" if _at_a_prompt() else "abort"),
             call_returns_result=call_returns_result,
+            suspend_on_wire_loss=wait_for_wires,
+            display=_at_a_prompt() if display is None else display,
+            connect_wait=connect_wait,
         )
         try:
             session._start()
             if strict and session.failures:
                 raise InstrumentsFailed(list(session.failures.values()))
         except BaseException:
-            session.close()
+            session.stop()
             raise
         return session
 
     @property
     def failures(self) -> dict[str, InstrumentFailed]:
         """What did not connect, by id."""
-        return dict(self._failures)
+        return {name: each.error for name, each in self.instruments.items() if each.error is not None}
+
+    @property
+    def bec(self) -> BestEffortCallback:
+        """Bluesky's `BestEffortCallback`: table, peak statistics, plots. In a script: `RE.subscribe(session.bec)`."""
+        return self._display.callback
 
     @property
     def catalog(self) -> CatalogOfBlueskyRuns:
@@ -189,18 +225,69 @@ class Session:
             self._last_run = None
         return runs
 
-    def close(self) -> None:
+    def wait_connected(self, timeout: float | None = None) -> bool:
+        """Wait until every instrument has connected or failed; return whether that is so."""
+        return self.manager.wait_started(timeout)
+
+    def suspend_when(
+        self,
+        signal: Any,
+        *,
+        below: float | None = None,
+        above: float | None = None,
+        unless: Any = None,
+        **settings: Any,
+    ) -> SignalSuspender:
+        """Suspend plans while a signal of either generation is below or above a limit, or unless it has a value.
+
+        No value, NaN and a signal that cannot be read suspend as well. See :mod:`profiles.suspenders` for the
+        settings. Ended with `RE.remove_suspender(...)` of what is returned.
+
+        Raises
+        ------
+        ValueError
+            None or several conditions are given.
+        """
+        chosen = suspender(signal, below=below, above=above, unless=unless, **settings)
+        self.RE.install_suspender(chosen)
+        return chosen
+
+    def add_device_listener(self, listener: DeviceListener) -> None:
+        """Have `listener(id, device)` called, on any thread, for each device that connects or is replaced later."""
+        self._device_listeners.append(listener)
+
+    def exit_on_sigterm(self) -> None:
+        """Let SIGTERM end the program as Ctrl-C ends a script: the session is closed in order. Main thread only."""
+        self._clean_up(exit_on_sigterm(lambda: not self._closed))
+
+    def stop(self, timeout: float | None = None) -> None:
         """End the session: abort what runs, stop v4, then v2, close the wires, the journal and the simulators.
 
-        Each step has its time limit; an error in one does not keep the next from happening. The catalog daemon
-        goes on until everything is delivered, and stops when no other session uses it. Closing twice is harmless.
+        In any state and from any thread; on the RunEngine's own, from a callback for one, it returns at once. Each
+        step has its time limit; an error in one does not keep the next from happening. The catalog daemon goes on
+        until everything is delivered, and stops when no other session uses it. Stopping twice is harmless.
+
+        Parameters
+        ----------
+        timeout
+            Seconds for the plan and the instruments together; None leaves it to their own limits.
         """
+        if hasattr(self, "RE") and threading.current_thread() is self.RE._th:
+            threading.Thread(target=self.stop, args=(timeout,), name="stop session", daemon=True).start()
+            return
         with self._closing:
             if self._closed:
                 return
             self._closed = True
-            atexit.unregister(self.close)
+            atexit.unregister(self.stop)
+            if hasattr(self, "manager"):
+                self.manager.shutdown(timeout)
             self._cleanup.close()
+            self.devices._replace({}, {}, ())
+
+    def close(self) -> None:
+        """As :meth:`stop`, with the limits of the configuration."""
+        self.stop()
 
     def __enter__(self) -> Session:
         return self
@@ -208,38 +295,34 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.stop()
 
     def __repr__(self) -> str:
         connected = ", ".join(self.devices) or "none"
-        failed = f"; not connected: {', '.join(self._failures)}" if self._failures else ""
+        failed = f"; not connected: {', '.join(self.failures)}" if self.failures else ""
         return f"<Session {self.config.application.name!r}: {connected}{failed}; data in {self.data_dir}>"
 
+    # Opening
+
     def _start(self) -> None:
-        atexit.register(self.close)
-        self.capture = CatalogSession(
-            self.data_dir, pause=lambda: self.RE.request_pause(defer=False), on_trouble=_tell_about_the_disk
-        )
-        self._clean_up(self.capture.close)
-        self._clean_up(log_to_file(self.data_dir / "logs", self.config.application.log_level))
-        if self.config.catalog.keep_running:
-            self.capture.keep()
+        atexit.register(self.stop)
+        self._open_capture()
         if self._simulate:
             self._start_simulators()
-        self.RE = self._make_run_engine()
-        self.RE.subscribe(self.capture.journal)
-        wire_record = WireRecord(self.resources)
-        self.RE.preprocessors.append(wire_record)
-        self.RE.subscribe(wire_record.take)
-        self.RE.subscribe(self._note_end_of_run, "stop")
-        simulated_cameras = self.simulated.cameras if self.simulated is not None else None
-        hardware = Hardware(self.resources, self.data_dir / "images", simulated_cameras)
-        self._clean_up(hardware.close)
-        self._connect(hardware)
-        self._clean_up(self._stop_devices)
-        self._clean_up(self._end_plan)
+        self._make_run_engine()
+        self._make_manager()
+        self._fit_run_engine()
+        self.manager.start(self._connect_wait)
+        self._opened = True
+        remind_of_v2(self.config)
+        if self.config.application.supervise:
+            self.manager.supervise()
+        try:
+            self._clean_up(open_control_channel(self))
+        except Exception as error:  # nothing of the measurement depends on it
+            logger.warning("Other terminals cannot look into this session: %s", error)
 
-    def _clean_up(self, step: Any) -> None:
+    def _clean_up(self, step: Callable[[], object]) -> None:
         """Have a step done when the session closes, before those that were added earlier."""
 
         def attempt() -> None:
@@ -250,6 +333,21 @@ class Session:
 
         self._cleanup.callback(attempt)
 
+    def _open_capture(self) -> None:
+        catalog = self.config.catalog
+        key_file = self.config.catalog_key_file
+        server = ExternalServer(uri=catalog.uri, key_file=str(key_file or "")) if catalog.uri else None
+        self.capture = CatalogSession(
+            self.data_dir,
+            pause=lambda: self.RE.request_pause(defer=False),
+            on_trouble=tell_of_trouble,
+            server=server,
+        )
+        self._clean_up(self.capture.close)
+        self._clean_up(log_to_file(self.data_dir / "logs", self.config.application.log_level))
+        if catalog.keep_running:
+            self.capture.keep()
+
     def _start_simulators(self) -> None:
         from profiles.simulation import SimulatedBench
 
@@ -257,35 +355,99 @@ class Session:
         self._clean_up(self.simulated.close)
         self.simulated.start()
 
-    def _make_run_engine(self) -> RunEngine:
-        # The loop must exist before any v4 device: devices bind to the loop that runs when they connect.
-        loop = asyncio.new_event_loop()
+    def _make_run_engine(self) -> None:
         metadata = SharedMetadata(self.data_dir / "metadata.json")
-        with contextlib.nullcontext() if self.config.v2.active_instruments else _without_ophyd():
-            run_engine = RunEngine(
-                metadata,
-                loop=loop,
-                scan_id_source=metadata.next_scan_id,
-                md_normalizer=Provenance(self.config, self._facts),
-                call_returns_result=self._call_returns_result,
-                context_managers=[AbortOnInterrupt] if self._interrupt == "abort" else None,
-            )
-        self._clean_up(lambda: _end_loop(run_engine))
-        return run_engine
+        self.RE = make_run_engine(
+            metadata,
+            Provenance(self.config, self._facts),
+            interrupt=self._interrupt,
+            call_returns_result=self._call_returns_result,
+            with_ophyd=bool(self.config.v2.active_instruments),
+        )
+        self._clean_up(lambda: end_loop(self.RE))
 
-    def _connect(self, hardware: Hardware) -> None:
-        instruments = []
+    def _make_manager(self) -> None:
+        simulated_cameras = self.simulated.cameras if self.simulated is not None else None
+        hardware = Hardware(self.resources, self.data_dir / "images", simulated_cameras)
+        storage = self.config.storage_directories
         for generation, config in self.config.instruments():
-            if self.simulated is not None:
-                config = self.simulated.replace_wire(config)
-            instruments.append(Instrument(generation, config))
-        self.instruments = {instrument.config.id: instrument for instrument in instruments}
-        connect_all(instruments, hardware, self.RE.loop, self.config.storage_directories)
-        for name, instrument in self.instruments.items():
-            if instrument.error is None:
-                self._connected[name] = instrument.device
+            wired = config if self.simulated is None else self.simulated.replace_wire(config)
+            kind = V2Instrument if generation == "v2" else V4Instrument
+            made = partial(build, hardware=hardware, storage=storage[generation])
+            self.instruments[config.id] = kind(wired, made)
+        self.manager = DualRuntimeManager(
+            self.config,
+            v2=[each for each in self.instruments.values() if isinstance(each, V2Instrument)],
+            v4=[each for each in self.instruments.values() if isinstance(each, V4Instrument)],
+            resources=hardware,
+            loop=self.RE.loop,
+            end_plan=lambda timeout: end_plan(self.RE, timeout),
+        )
+        self.manager.add_listener(self._note_transition)
+
+    def _fit_run_engine(self) -> None:
+        run_engine = self.RE
+        run_engine.subscribe(self.capture.journal)
+        run_engine.subscribe(self._note_end_of_run, "stop")
+        trouble = WireRecord(self.resources)
+        run_engine.subscribe(trouble.take)
+        run_engine.preprocessors += [self.sd, trouble]
+        if self._suspend_on_wire_loss:
+            watch = WireWatch(self.resources)
+            self._clean_up(watch.close)
+            # Outside of all others, so that it sees what they add.
+            run_engine.preprocessors.append(WaitForLostWires(run_engine, watch, tell))
+        if self._has_display:
+            run_engine.subscribe(self._display)
+            self._display.prepare()
+        if self._has_display or sys.stderr.isatty():
+            show_progress(run_engine)
+
+    # What happens to devices and runs
+
+    def _note_transition(self, transition: Transition) -> None:
+        instrument = self.instruments.get(transition.subject)
+        if instrument is None or transition.after not in (InstrumentState.RUNNING, InstrumentState.FAILED):
+            return
+        with self._changing:
+            if transition.after is InstrumentState.RUNNING:
+                instrument.error = None
+                self._put_into_baseline(instrument)
+                self._known[instrument.name] = instrument.device
             else:
-                self._failures[name] = instrument.error
+                assert transition.error is not None
+                instrument.error = instrument.failure(transition.error)
+            states = {name: status.state for name, status in self.manager.instruments.items()}
+            starting = (InstrumentState.CONFIGURED, InstrumentState.STARTING)
+            self.devices._replace(
+                {
+                    name: each.device
+                    for name, each in self.instruments.items()
+                    if name in self._known and not each.error
+                },
+                self.failures,
+                [name for name in self.instruments if states[name] in starting and name not in self._known],
+            )
+        if self._opened:
+            self._tell_of(instrument)
+        if instrument.connected:
+            for listener in tuple(self._device_listeners):
+                listener(instrument.name, instrument.device)
+
+    def _put_into_baseline(self, instrument: Instrument) -> None:
+        old, baseline = self._known.get(instrument.name), self.sd.baseline
+        if old is None:
+            if instrument.name in self._in_baseline:
+                baseline.append(instrument.device)
+        elif old in baseline:
+            baseline[baseline.index(old)] = instrument.device
+
+    def _tell_of(self, instrument: Instrument) -> None:
+        if instrument.error is not None:
+            logger.warning("not connected: %s", instrument.error)
+        else:
+            took = instrument.connect_time_s
+            logger.info("%s is connected (%.1f s)", instrument.name, took, extra={"event": "connected"})
 
     def _facts(self) -> dict[str, dict[str, Any]]:
         facts = {name: facts_of(instrument) for name, instrument in self.instruments.items() if instrument.connected}
@@ -297,41 +459,23 @@ class Session:
     def _note_end_of_run(self, _: str, document: dict[str, Any]) -> None:
         self._last_run = document["run_start"]
 
-    def _end_plan(self) -> None:
-        """Abort a plan that runs or is paused; give up its clean-up when that takes too long."""
-        for end in (lambda: self.RE.abort("the session was closed"), self.RE.halt):
-            if self.RE.state in ("idle", "panicked"):
-                return
-            # abort() of a paused plan runs its clean-up on the calling thread, with the handlers for Ctrl-C, which
-            # only the main thread may install.
-            self.RE.context_managers = []
-            ending = threading.Thread(target=_quietly, args=(end,), name="end plan", daemon=True)
-            ending.start()
-            deadline = time.monotonic() + ABORT_TIMEOUT_S
-            while self.RE.state != "idle" and time.monotonic() < deadline:
-                time.sleep(0.01)
 
-    def _stop_devices(self) -> None:
-        """Stop v4, then v2; blocking drivers cannot be cancelled and are left behind when they hang."""
-        deadline = time.monotonic() + self._shutdown_timeout("v4")
-        self._stop_generation("v4", deadline)
-        _settle_tasks(self.RE.loop, deadline)
-        self._stop_generation("v2", time.monotonic() + self._shutdown_timeout("v2"))
-        self._connected.clear()
-
-    def _shutdown_timeout(self, generation: Generation) -> float:
-        return self.config.generation(generation).shutdown_timeout or SHUTDOWN_TIMEOUT_S[generation]
-
-    def _stop_generation(self, generation: Generation, deadline: float) -> None:
-        # What a device from elsewhere does may be somebody else's: a plan has stopped what it moved itself.
-        own = [i for i in self.instruments.values() if i.connected and not i.config.is_foreign]
-        devices = [i.device for i in own if i.generation == generation]
-        stopping = [(device, _stopped_in_thread(device, self.RE.loop, deadline)) for device in devices]
-        for device, future in stopping:
-            try:
-                future.result(max(0.0, deadline - time.monotonic()))
-            except Exception as error:
-                logger.warning("%s did not stop in order: %s", device.name, str(error) or type(error).__name__)
+def _baseline_names(config: DualConfig) -> frozenset[str]:
+    """Return the ids of the instruments that are read with every run."""
+    chosen = config.application.baseline
+    instruments = {instrument.id: instrument for _, instrument in config.instruments()}
+    if isinstance(chosen, bool):
+        # A picture at the beginning and end of each run takes seconds and megabytes.
+        return frozenset(name for name, each in instruments.items() if chosen and each.camera_name is None)
+    problems = []
+    for name in chosen:
+        if name not in {each.id for each in (*config.v2.instruments, *config.v4.instruments)}:
+            close = get_close_matches(name, instruments, n=1)
+            known = f"did you mean {close[0]!r}?" if close else f"known are: {', '.join(instruments) or 'none'}"
+            problems.append(Problem(f"The baseline names {name!r}, which is no instrument", known))
+    if problems:
+        raise ConfigError(*problems)
+    return frozenset(chosen)
 
 
 def _at_a_prompt() -> bool:
@@ -339,91 +483,3 @@ def _at_a_prompt() -> bool:
         return True
     ipython = sys.modules.get("IPython")
     return ipython is not None and ipython.get_ipython() is not None
-
-
-@contextlib.contextmanager
-def _without_ophyd() -> Iterator[None]:
-    """Keep the RunEngine, which looks for ophyd's version, from importing all of ophyd for it."""
-    if "ophyd" in sys.modules:
-        yield
-        return
-    sys.modules["ophyd"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules["ophyd"]
-
-
-def _stopped_in_thread(device: Any, loop: asyncio.AbstractEventLoop, deadline: float) -> Future[None]:
-    """Stop what moves of a device and wait until it stands, on a thread that may be left behind."""
-    future: Future[None] = Future()
-
-    def stop() -> None:
-        try:
-            parts = list(_parts_of(device))
-            for part in parts:
-                stopping = part.stop(success=True) if callable(getattr(part, "stop", None)) else None
-                if asyncio.iscoroutine(stopping):
-                    asyncio.run_coroutine_threadsafe(stopping, loop).result()
-            while any(getattr(part, "moving", False) for part in parts) and time.monotonic() < deadline:
-                time.sleep(0.01)
-            if callable(getattr(device, "destroy", None)):
-                device.destroy()
-        except Exception as error:
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=stop, name=f"stop {device.name}", daemon=True).start()
-    return future
-
-
-def _parts_of(device: Any) -> Iterator[Any]:
-    """Yield a device and what it consists of: axes and rotators are devices of their own in both generations."""
-    yield device
-    if callable(getattr(device, "walk_subdevices", None)):
-        yield from (part for _, part in device.walk_subdevices())
-    elif callable(getattr(device, "children", None)):
-        for _, child in device.children():
-            yield from _parts_of(child)
-
-
-def _settle_tasks(loop: asyncio.AbstractEventLoop, deadline: float) -> None:
-    """Let motions that were just stopped come to their end while they still have a wire; cancel what goes on."""
-
-    async def settle() -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if not tasks:
-            return
-        _, going_on = await asyncio.wait(tasks, timeout=min(SETTLING_TIME_S, max(0.0, deadline - time.monotonic())))
-        for task in going_on:
-            task.cancel()
-        # Their errors are those of having been stopped; asyncio would report them as never looked at.
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    with contextlib.suppress(TimeoutError):
-        asyncio.run_coroutine_threadsafe(settle(), loop).result(max(0.0, deadline - time.monotonic()) + LOOP_TIMEOUT_S)
-
-
-def _end_loop(run_engine: RunEngine) -> None:
-    """End the RunEngine's loop and its thread."""
-    loop, thread = run_engine.loop, run_engine._th
-    for step in (loop.shutdown_asyncgens, loop.shutdown_default_executor):
-        with contextlib.suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(step(), loop).result(LOOP_TIMEOUT_S)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(LOOP_TIMEOUT_S)
-    if not thread.is_alive():
-        loop.close()
-    set_bluesky_event_loop(None)
-
-
-def _quietly(function: Any) -> None:
-    try:
-        function()
-    except Exception as error:
-        logger.debug("Ending the plan: %s", error)
-
-
-def _tell_about_the_disk(error: Exception) -> None:
-    print(f"\n{error}\nThe scan pauses; make room and resume it with RE.resume().", file=sys.stderr)

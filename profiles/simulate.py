@@ -15,7 +15,7 @@ from rich.table import Table
 from coexistence.config import DualConfig
 from profiles.configuration import load_configuration
 from profiles.console import say, say_table
-from profiles.instruments import line_settings
+from profiles.hardware import line_settings
 from profiles.simulation import SimulatedBench
 
 _LOOK_S = 0.2

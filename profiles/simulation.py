@@ -10,7 +10,7 @@ from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.errors import ConfigError, Problem
 from coexistence.visa_resource import VisaResource
 from devices import registry
-from profiles.instruments import line_settings
+from profiles.hardware import line_settings
 from simulators import SimulatorProcess
 from simulators.errors import SpecError
 from simulators.spec import LINE_KEYS, build_spec, default_instrument, default_wire

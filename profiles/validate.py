@@ -24,7 +24,7 @@ from devices.protocols.conversation import Conversation, Stamped
 from profiles.acceptance import ChangesTheInstrument, Question, camera_questions, only_questions, questions
 from profiles.configuration import load_configuration
 from profiles.console import say, say_table
-from profiles.instruments import connection_of, line_settings
+from profiles.hardware import connection_of, line_settings
 from profiles.reply_comparison import Difference, Line, compare_exchanges, compare_units
 from profiles.simulate import with_simulation
 from profiles.simulation import SimulatedBench
