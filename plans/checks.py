@@ -49,6 +49,17 @@ FACES: dict[Any, str] = {
 """What bluesky's protocols are called in messages."""
 
 
+class Question:
+    """Something to be awaited that changes nothing: also a plan that is only gone through may ask it."""
+
+    def __init__(self, ask: Callable[[], Awaitable[Any]]) -> None:
+        self._ask = ask
+
+    def __call__(self) -> Awaitable[Any]:
+        """Return what is to be awaited, anew each time."""
+        return self._ask()
+
+
 class Arguments:
     """Collects what is wrong with a plan's arguments.
 
@@ -204,7 +215,7 @@ class Arguments:
             With all problems; nothing has moved.
         """
         if self._questions:
-            for answered in (yield Msg("wait_for", None, self._questions)) or ():
+            for answered in (yield Msg("wait_for", None, list(map(Question, self._questions)))) or ():
                 answered.result()
         if self.problems:
             raise PlanArgumentError(self.plan, self.problems)
@@ -246,7 +257,7 @@ def check_column(arguments: Arguments, signal: str | None, detectors: Any) -> st
 
 def locate(device: Any) -> Generator[Msg, Any, float | None]:
     """Ask a device where it stands; None when it does not tell."""
-    tasks = yield Msg("wait_for", None, [partial(where, device)])
+    tasks = yield Msg("wait_for", None, [Question(partial(where, device))])
     return tasks[0].result() if tasks else None
 
 

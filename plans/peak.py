@@ -123,6 +123,13 @@ def peak_results(
     return Result("peak", rows, units)
 
 
+def peak_curve(peak: Peak, position: ArrayLike, model: PeakModel = "gaussian") -> NDArray[np.float64]:
+    """Return what the fitted model says at positions."""
+    offset = (np.asarray(position, dtype=float) - peak.center) / peak.fwhm
+    shape = np.exp(-4 * math.log(2) * offset**2) if model == "gaussian" else 1 / (1 + 4 * offset**2)
+    return np.asarray(peak.background + peak.height * shape)
+
+
 def peak_models() -> tuple[str, ...]:
     """Return the names of the models."""
     return get_args(PeakModel)

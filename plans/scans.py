@@ -194,7 +194,7 @@ def list_scan(
     yield from arguments.check()
     given = {"detectors": detectors, "axes": axes, "relative": relative}
     metadata = run_metadata("list_scan", given, note=note, sample=sample, operator=operator, md=md)
-    flat = [item for motor, points in axes for item in (motor, list(points))]
+    flat: list[Any] = [item for motor, points in axes for item in (motor, list(points))]
     return (yield from (bp.rel_list_scan if relative else bp.list_scan)(list(detectors), *flat, md=metadata))
 
 

@@ -70,10 +70,10 @@ def with_dark(
 
     def dark() -> Generator[Msg, Any, None]:
         was = yield from read_shutter(shutter)
-        # A pause among the dark readings begins again with closing the shutter.
-        yield Msg("checkpoint")
-        yield from set_shutter(shutter, closed_value)
         for _ in range(num):
+            # What resumes a pause may open the shutter: each reading begins again with closing it.
+            yield Msg("checkpoint")
+            yield from set_shutter(shutter, closed_value)
             yield from trigger_and_read(list(detectors), name=DARK_STREAM)
         if was != closed_value:
             yield from set_shutter(shutter, was)

@@ -10,6 +10,7 @@ from profiles.commands import catalog, config, runs, shadow
 from profiles.commands.demo import demo
 from profiles.commands.doctor import doctor
 from profiles.commands.health import health
+from profiles.commands.run import CONTEXT_SETTINGS as RUN_CONTEXT
 from profiles.commands.run import run
 from profiles.commands.shell import shell
 from profiles.commands.simulate import simulate
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(shell)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})(run)
+app.command(context_settings=RUN_CONTEXT)(run)
 app.command()(wires)
 app.command()(health)
 app.command()(doctor)

@@ -159,7 +159,8 @@ def test_a_plan_runs_from_the_command_line_and_is_listed(tandem, data_dir: Path,
     done = finished(tandem("run", "malus", "-s", "--power", "power_v4", "--num", "6", "--json", "--data-dir", data_dir))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert (result["points"], list(result["fits"])) == (6, ["power_v4"])
+    assert result["points"] == 6
+    assert [row["signal"] for row in result["results"]["malus"]] == ["power_v4_power"]
     shown = json.loads(finished(tandem("runs", "-1", "--json", "--data-dir", data_dir)).stdout)
     assert shown["start"]["uid"] == result["run_uid"]
     assert list_runs(data_dir, 1, json_output=True) == 0
@@ -182,7 +183,7 @@ def test_what_the_user_can_mend_is_told_without_a_traceback(tandem, tmp_path: Pa
     assert "Traceback" not in done.stderr
     done = finished(tandem("run", "nothing"))
     told = " ".join(done.stderr.replace("│", "").split())
-    assert "'nothing' is neither a Python file nor a plan; the plans are: malus" in told
+    assert "'nothing' is neither a Python file nor a plan; the plans are: scan, nd_scan," in told
 
 
 @pytest.mark.server
