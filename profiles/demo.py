@@ -12,6 +12,8 @@ from profiles.console import say
 
 METERS = ("power_v2", "power_v4")
 ROTATOR = "polarizer"
+SHOWN = (*METERS, "hwp", ROTATOR)
+"""The part of the profile `sim` that the demonstration is about."""
 
 
 def run_demo(*, data_dir: Path, json_output: bool, keep: bool) -> int:
@@ -40,11 +42,13 @@ def run_demo(*, data_dir: Path, json_output: bool, keep: bool) -> int:
     )
     # Bluesky and both generations of ophyd take a second or two; the user reads meanwhile.
     import catalog
+    from profiles.configuration import load_configuration
     from profiles.malus_report import draw
     from profiles.run import print_report, scan_malus
     from profiles.session import Session
 
-    with Session.open("sim", simulate=True, data_dir=data_dir, strict=True) as session:
+    config = load_configuration("sim").only(*SHOWN)
+    with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
         for name, instrument in session.instruments.items():
             say(
                 console,

@@ -1,28 +1,35 @@
-"""IPython commands that work with devices of both generations: `%mov`, `%movr`, `%ct`, `%wa`.
+"""IPython commands for a session's devices, wires and runs: `%mov %movr %ct %wa %wires %health %runs`.
 
 bluesky's own magics bring a RunEngine and an event loop of their own, and show no position of an ophyd-async device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
 from bluesky import RunEngineInterrupted
-from bluesky.protocols import Locatable, Movable, Readable, Triggerable
+from bluesky.protocols import Locatable, Stageable, Triggerable
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import Msg, maybe_await
 from IPython.core.magic import Magics, line_magic, magics_class
+from rich.console import Console
 
+from profiles.health_report import print_health
+from profiles.parts import detectors, find_part, movables
+from profiles.runs import list_runs
 from profiles.session import Session
+from profiles.wire_report import print_wires, wires_as_json
 
-LOCATE_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 5.0
+LISTED_RUNS = 10
 
 
 @magics_class
 class SessionMagics(Magics):
-    """Short commands for a session's devices; nothing they read is recorded."""
+    """Short commands for a session; nothing they read is recorded."""
 
     def __init__(self, shell: Any, session: Session) -> None:
         super().__init__(shell=shell)
@@ -31,38 +38,65 @@ class SessionMagics(Magics):
 
     @line_magic
     def mov(self, line: str) -> None:
-        """Move devices to positions: `%mov polarizer 45`, several pairs at once."""
-        self._run(bps.mv(*self._pairs(line)))
+        """Move to positions: `%mov polarizer 45`, several pairs at once, axes as `%mov stages.axis[1] 2`."""
+        self._run(bps.mv(*self._pairs(line, "%mov polarizer 45")))
 
     @line_magic
     def movr(self, line: str) -> None:
-        """Move devices by distances: `%movr polarizer 5`, several pairs at once."""
-        self._run(bps.mvr(*self._pairs(line)))
+        """Move by distances: `%movr polarizer 5`, several pairs at once."""
+        self._run(bps.mvr(*self._pairs(line, "%movr polarizer 5")))
 
     @line_magic
     def ct(self, line: str) -> None:
-        """Trigger and read devices and print what they say: `%ct power_v2`; without names, all that do not move."""
-        names = line.split() or [name for name, device in self._session.devices.items() if is_detector(device)]
+        """Measure and print: `%ct power_v2`; without names all that do not move, cameras left out."""
+        devices = self._chosen(line) if line.split() else dict(detectors(self._session.devices))
         readings: dict[str, Mapping[str, Any]] = {}
-        self._run(_measure([self._session.devices[name] for name in names], readings))
+        self._run(_measure(list(devices.values()), readings))
         width = max(map(len, readings), default=0)
+        units = self._units(list(devices.values()))
         for column, reading in readings.items():
-            print(f"{column:<{width}}  {reading['value']}")
+            print(f"{column:<{width}}  {reading['value']} {units.get(column, '')}".rstrip())
 
     @line_magic
     def wa(self, line: str) -> None:
-        """Tell where all movable devices are: position and where they were sent."""
-        names = line.split() or [name for name, device in self._session.devices.items() if is_movable(device)]
-        for name in names:
-            print(f"{name:<20}  {_place(self._session.devices[name])}")
+        """Tell where everything is that can move, and where it was sent: `%wa`, `%wa polarizer`."""
+        chosen = self._chosen(line) if line.split() else self._session.devices
+        places = {name: (self._place(device), device) for name, device in movables(chosen)}
+        if not places:
+            print("Nothing of it can move." if line.split() else "Nothing here can move.")
+        width = max(map(len, places), default=0)
+        for name, (place, device) in places.items():
+            unit = self._units([device]).get(getattr(device, "name", ""), "")
+            print(f"{name:<{width}}  {place} {unit}".rstrip())
 
-    def _pairs(self, line: str) -> list[Any]:
+    @line_magic
+    def wires(self, _: str) -> None:
+        """Tell who holds each wire, who waits for it since when, and what happened on it so far."""
+        print_wires(wires_as_json(self._session.resources), Console())
+
+    @line_magic
+    def health(self, _: str) -> None:
+        """Ask each instrument how it is, and tell what the session uses of the computer."""
+        print_health(self._session.manager.check_health().as_json(), Console())
+
+    @line_magic
+    def runs(self, line: str) -> None:
+        """List the latest runs, newest first: `%runs`, `%runs 30`."""
+        number = line.strip() or str(LISTED_RUNS)
+        if not number.isdigit() or not int(number):
+            raise ValueError(f"give the number of runs to list, as in %runs 30, not {number!r}")
+        list_runs(self._session.data_dir, int(number), catalog=self._session.catalog)
+
+    def _chosen(self, line: str) -> dict[str, Any]:
+        return {name: find_part(self._session.devices, name) for name in line.split()}
+
+    def _pairs(self, line: str, example: str) -> list[Any]:
         words = line.split()
         if not words or len(words) % 2:
-            raise ValueError("give pairs of a device and a number, as in: %mov polarizer 45")
+            raise ValueError(f"give pairs of a device and a number, as in: {example}")
         pairs: list[Any] = []
         for name, number in zip(words[::2], words[1::2], strict=True):
-            pairs += [self._session.devices[name], float(self._evaluate(number))]
+            pairs += [find_part(self._session.devices, name), float(self._evaluate(number))]
         return pairs
 
     def _run(self, plan: Generator[Msg, Any, Any]) -> None:
@@ -73,28 +107,58 @@ class SessionMagics(Magics):
             if self._session.RE.state == "paused":
                 self._session.RE.abort()
 
+    def _place(self, device: Any) -> str:
+        if isinstance(device, Locatable):
+            location = _answer_of(device.locate)
+            return f"{location['readback']:g} (sent to {location['setpoint']:g})"
+        return f"{device.position:g}"
 
-def is_movable(device: Any) -> bool:
-    """Whether a plan can move the device as a whole."""
-    return isinstance(device, Movable)
+    def _units(self, devices: Sequence[Any]) -> dict[str, str]:
+        units = {}
+        for device in devices:
+            described = _answer_of(device.describe)
+            units |= {column: key["units"] for column, key in described.items() if key.get("units")}
+        return units
 
 
-def is_detector(device: Any) -> bool:
-    """Whether the device can be read and does not move."""
-    return isinstance(device, Readable) and not is_movable(device)
+def complete_with_parts(session: Session, movable_only: bool) -> Any:
+    """Return what completes the arguments of a command with names of devices, or of what can move."""
+
+    def complete(_shell: Any, _event: Any) -> list[str]:
+        names = [name for name, _ in movables(session.devices)]
+        return names if movable_only else [*dict.fromkeys([*session.devices, *names])]
+
+    return complete
 
 
 def _measure(devices: list[Any], readings: dict[str, Mapping[str, Any]]) -> Generator[Msg, Any, None]:
-    for device in devices:
-        if isinstance(device, Triggerable):
-            yield from bps.trigger(device, group="ct")
-    yield from bps.wait("ct")
-    for device in devices:
-        readings.update((yield from bps.read(device)))
+    stageable = [device for device in devices if isinstance(device, Stageable)]
+    try:
+        for device in stageable:
+            yield from bps.stage(device, group="stage", wait=False)
+        yield from bps.wait("stage")
+        for device in devices:
+            if isinstance(device, Triggerable):
+                yield from bps.trigger(device, group="ct")
+        yield from bps.wait("ct")
+        for device in devices:
+            readings.update((yield from bps.read(device)))
+    finally:
+        yield from bps.unstage_all(*stageable)
 
 
-def _place(device: Any) -> str:
-    if isinstance(device, Locatable):
-        location = call_in_bluesky_event_loop(maybe_await(device.locate()), LOCATE_TIMEOUT_S)
-        return f"{location['readback']:g} (sent to {location['setpoint']:g})"
-    return f"{device.position:g}" if hasattr(device, "position") else "no position"
+def _answer_of(method: Any) -> Any:
+    """Return what a device of either generation answers."""
+    return call_in_bluesky_event_loop(_awaited(method), ANSWER_TIMEOUT_S)
+
+
+async def _awaited(method: Any) -> Any:
+    return await maybe_await(method())
+
+
+def register(shell: Any, session: Session) -> None:
+    """Give an IPython shell the commands, and the completion of their arguments."""
+    shell.register_magics(SessionMagics(shell, session))
+    for command, movable_only in {"mov": True, "movr": True, "wa": True, "ct": False}.items():
+        complete = partial(complete_with_parts(session, movable_only))
+        shell.set_hook("complete_command", complete, str_key=f"%{command}")

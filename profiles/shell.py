@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from profiles.console import say
-from profiles.run import print_failures
+from profiles.prompt_names import PARTS, PLAN_MODULES, plan_names, prompt_names
 from profiles.session import Session
 
-PLAN_MODULES = {"bp": "bluesky.plans", "bps": "bluesky.plan_stubs", "bpp": "bluesky.preprocessors"}
+CONNECT_WAIT_S = 2.0
+"""How long the prompt waits for instruments; slower ones report when they are there."""
+
+COMMANDS = "%mov %movr %ct %wa %wires %health %runs"
 
 
 def start_shell(config: str, *, simulate: bool, data_dir: Path | None) -> int:
@@ -28,94 +31,84 @@ def start_shell(config: str, *, simulate: bool, data_dir: Path | None) -> int:
     data_dir
         Where runs are kept.
     """
-    console = Console(highlight=False)
-    console.print("Opening the session ...")
-    began = time.monotonic()
-    from bluesky.callbacks.best_effort import BestEffortCallback
-    from IPython.terminal.ipapp import TerminalIPythonApp
+    say(Console(), "Opening the session ...")
+    prompt = Prompt.open(config, simulate=simulate, data_dir=data_dir)
+    with prompt.session:
+        from IPython.terminal.ipapp import TerminalIPythonApp
 
-    with Session.open(config, simulate=simulate, data_dir=data_dir, interrupt="pause") as session:
-        table = BestEffortCallback()
-        table.disable_plots()
-        session.RE.subscribe(table)
-        prompt = TerminalIPythonApp.instance(user_ns=shell_names(session), display_banner=False)
-        prompt.initialize(argv=[])
-        equip(prompt.shell, session)
-        print_banner(session, time.monotonic() - began, console)
-        prompt.start()
+        app = TerminalIPythonApp.instance(display_banner=False)
+        app.initialize(argv=[])
+        prompt.equip(app.shell)
+        prompt.print_banner()
+        app.start()
     return 0
 
 
-def shell_names(session: Session) -> dict[str, Any]:
-    """Return what a session puts at the prompt: itself, its parts, plans, and each device by its id."""
-    from importlib import import_module
+@dataclass
+class Prompt:
+    """A session at a prompt, and how long it took to open (s)."""
 
-    import plans
+    session: Session
+    took_s: float
 
-    names: dict[str, Any] = {name: import_module(module) for name, module in PLAN_MODULES.items()}
-    names |= {name: getattr(plans, name) for name in plans.__all__}
-    parts = {
-        "session": session,
-        "RE": session.RE,
-        "devices": session.devices,
-        "catalog": LazyCatalog(lambda: session.catalog),
-    }
-    return {**names, **session.devices, **parts}
+    @classmethod
+    def open(cls, config: str, *, simulate: bool, data_dir: Path | None) -> Prompt:
+        """Open a session for a prompt: it waits neither for slow instruments nor for the catalog.
 
+        Raises
+        ------
+        ConfigError, DataDirectoryError
+            As :meth:`profiles.session.Session.open`.
+        """
+        began = time.monotonic()
+        session = Session.open(
+            config, simulate=simulate, data_dir=data_dir, interrupt="pause", display=True, connect_wait=CONNECT_WAIT_S
+        )
+        return cls(session, time.monotonic() - began)
 
-class LazyCatalog:
-    """Stands for the catalog and opens it when it is used: the server need not be up when the prompt is.
+    def equip(self, shell: Any) -> None:
+        """Give a shell the session's names and commands, and let `await` use the session's event loop."""
+        from bluesky.run_engine import autoawait_in_bluesky_event_loop
 
-    Parameters
-    ----------
-    open_catalog
-        Returns the catalog, up to date with the last run.
-    """
+        from profiles.magics import register
 
-    def __init__(self, open_catalog: Callable[[], Any]) -> None:
-        self._open_catalog = open_catalog
+        # A device that connects while the names are put there is in one of the two, or in both.
+        self.session.add_device_listener(lambda name, device: shell.push({name: device}, interactive=False))
+        shell.push(prompt_names(self.session), interactive=False)
+        register(shell, self.session)
+        autoawait_in_bluesky_event_loop(shell)
 
-    def __getattr__(self, name: str) -> Any:
-        # IPython asks every object for display methods and underscored names: that is no use of the catalog.
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._open_catalog(), name)
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._open_catalog()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._open_catalog())
-
-    def __len__(self) -> int:
-        return len(self._open_catalog())
-
-    def __repr__(self) -> str:
-        return repr(self._open_catalog())
-
-
-def print_banner(session: Session, took_s: float, console: Console) -> None:
-    """Print what connected in what time, what failed and why, and which names are there."""
-    for name, instrument in session.instruments.items():
-        config = instrument.config
-        if instrument.error is None:
-            what = f"{instrument.generation}  {config.type:<16} {config.wire or '':<24}"
-            say(console, f"  {name:<16} {what} {instrument.connect_time_s:5.2f} s")
-    print_failures(session, console)
-    say(
-        console,
-        f"{session.config.application.name}: {len(session.devices)} of {len(session.instruments)} instruments "
-        f"after {took_s:.1f} s; runs go to {session.data_dir}\n"
-        f"Names: {', '.join(shell_names(session))}\n"
-        "Short commands: %mov %movr %ct %wa; await device.read() works too.",
-    )
-
-
-def equip(shell: Any, session: Session) -> None:
-    """Give an IPython shell the session's short commands, and let `await` use the session's event loop."""
-    from bluesky.run_engine import autoawait_in_bluesky_event_loop
-
-    from profiles.magics import SessionMagics
-
-    shell.register_magics(SessionMagics(shell, session))
-    autoawait_in_bluesky_event_loop(shell)
+    def print_banner(self) -> None:
+        """Print what connected in what time, what failed and why, and which names are there."""
+        console = Console()
+        session = self.session
+        width = max((len(name) for name in session.instruments), default=0)
+        connecting = []
+        for name, instrument in session.instruments.items():
+            config = instrument.config
+            if instrument.error is not None:
+                continue
+            state = f"{instrument.connect_time_s:5.2f} s" if name in session.devices else "   connecting ..."
+            if name not in session.devices:
+                connecting.append(name)
+            say(
+                console,
+                f"  {name:<{width}}  {instrument.generation}  {config.type:<16} {config.wire or '':<24} {state}",
+            )
+        for failure in session.failures.values():
+            say(console, f"  not connected: {failure}")
+        where = "" if session.simulated is None else ", simulated"
+        say(
+            console,
+            f"{session.config.application.name}{where}: {len(session.devices)} of {len(session.instruments)} "
+            f"instruments after {self.took_s:.1f} s; runs go to {session.data_dir}",
+        )
+        if connecting:
+            say(console, f"A line tells when {', '.join(connecting)} {'is' if len(connecting) == 1 else 'are'} there.")
+        names = [*PARTS, *PLAN_MODULES, *session.devices]
+        say(
+            console,
+            f"Names: {', '.join(names)}\n"
+            f"Plans: {', '.join(plan_names())}\n"
+            f"Commands: {COMMANDS}; `malus?` tells about a plan, `await device.read()` works too.",
+        )

@@ -132,6 +132,16 @@ class DualConfig(Section):
         """Return the section `[v2]` or `[v4]`."""
         return self.v2 if name == "v2" else self.v4
 
+    def only(self, *ids: str) -> DualConfig:
+        """Return the configuration with these instruments alone; an id that is none is left out."""
+        kept = {
+            name: self.generation(name).model_copy(
+                update={"instruments": tuple(i for i in self.generation(name).instruments if i.id in ids)}
+            )
+            for name in GENERATIONS
+        }
+        return self.model_copy(update=kept)
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files this configuration was read from."""

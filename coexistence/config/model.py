@@ -65,6 +65,8 @@ class ApplicationConfig(Section):
     """Whether a plan waits for a lost wire, goes back to its checkpoint and goes on when the wire is back."""
     supervise: bool = False
     """Whether instruments that fail are started again, with growing pauses and a limited number of times."""
+    shadow_budget: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of a run's time that instruments with `shadow_of` may make it longer."""
     cpu_limit_percent: PositiveFloat = 90.0
     """A health check warns when the process uses more of a core."""
     memory_limit_mib: PositiveFloat = 4096.0

@@ -37,6 +37,7 @@ def problems_between_instruments(
     yield from _duplicate_ids(source)
     yield from _shadow_problems(config)
     yield from _line_conflicts(config, line_settings)
+    yield from _baseline_problems(config, source)
 
 
 def problems_found_by(check: InstrumentCheck, config: DualConfig) -> Iterator[Problem]:
@@ -178,6 +179,18 @@ def _line_conflicts(config: DualConfig, line_settings: LineSettingsOf | None) ->
                 if key == "terminator"
                 else f"give both the same {key}",
                 config.location(generation, instrument.id, key if key in instrument.options else "serial_port"),
+            )
+
+
+def _baseline_problems(config: DualConfig, source: Source) -> Iterator[Problem]:
+    known = [i.id for generation in GENERATIONS for i in config.generation(generation).instruments]
+    named = config.application.baseline
+    for name in () if isinstance(named, bool) else named:
+        if name not in known:
+            yield Problem(
+                f"The baseline names {name!r}, which is no instrument",
+                did_you_mean(name, known),
+                source.location(("application", "baseline")),
             )
 
 

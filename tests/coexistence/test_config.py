@@ -136,6 +136,12 @@ def test_the_environment_overrides_settings_of_instruments(write):
     ]
 
 
+def test_a_part_of_a_bench_is_a_configuration_too(write):
+    config = DualConfig.load(write(COMPLETE), environment={}).only("scpi_meter", "elliptec1")
+    assert [(generation, i.id) for generation, i in config.instruments()] == [("v2", "elliptec1"), ("v4", "scpi_meter")]
+    assert config.files[0].name == "config.toml"
+
+
 def test_a_byte_order_mark_is_no_part_of_the_file(write):
     path = write("")
     path.write_bytes(b"\xef\xbb\xbf[application]\nname = 'windows'\n")
@@ -270,6 +276,11 @@ def test_the_fingerprint_depends_on_the_settings_and_not_on_the_text(write):
             "usb:VENDOR:PRODUCT:SERIAL with four hexadecimal digits each, for example 'usb:0403:6001:FT1ABC23' / "
             "config.toml:4",
             id="malformed port",
+        ),
+        pytest.param(
+            "[application]\nbaseline = ['powr']\n" + meter("v2", "power"),
+            "The baseline names 'powr', which is no instrument / did you mean 'power'? / config.toml:2",
+            id="baseline of nothing",
         ),
         pytest.param(
             "v2 = 3\n",
