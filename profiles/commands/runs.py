@@ -191,3 +191,18 @@ def runs_watch(
     from profiles.runs_watch import watch_run
 
     finish(lambda: watch_run(data_dir, run, stream=stream, json_output=json))
+
+
+@app.command("script", context_settings=NEGATIVE_RUNS)
+def runs_script(
+    run: Run = "-1",
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--output", "-o", help="New file for the script; else it is printed."),
+    ] = None,
+    data_dir: DataDirectory = None,
+) -> None:
+    """Write a Python script that repeats a run: its plan, arguments, wrappers, configuration and sample."""
+    from profiles.run_script import write_script
+
+    finish(lambda: write_script(data_dir, run, output))
