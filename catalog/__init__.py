@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checksums import FileProblem, verify_files
     from .client import open_catalog, shut_down, wait_delivered, wait_settled, web_address
     from .errors import (
         CatalogError,
@@ -50,6 +51,7 @@ _HOMES = {
     "DiskFull": "errors",
     "ExportError": "errors",
     "ExternalServer": "external",
+    "FileProblem": "checksums",
     "Journal": "journal",
     "JournalCorrupt": "errors",
     "JournalError": "errors",
@@ -71,6 +73,7 @@ _HOMES = {
     "read_journal": "journal",
     "search_runs": "query",
     "shut_down": "client",
+    "verify_files": "checksums",
     "wait_delivered": "client",
     "wait_settled": "client",
     "web_address": "client",
@@ -88,6 +91,7 @@ __all__ = [
     "DiskFull",
     "ExportError",
     "ExternalServer",
+    "FileProblem",
     "Journal",
     "JournalCorrupt",
     "JournalError",
@@ -109,6 +113,7 @@ __all__ = [
     "read_journal",
     "search_runs",
     "shut_down",
+    "verify_files",
     "wait_delivered",
     "wait_settled",
     "web_address",

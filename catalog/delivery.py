@@ -28,6 +28,7 @@ from bluesky_tiled_plugins.writing.tiled_writer import (
     _RunWriter,
 )
 
+from .checksums import file_of
 from .directory import DataDirectory, uid_of_journal
 from .encoding import Document, as_json, encode
 from .journal import JournalTail, compress_journal, sync_descriptor
@@ -75,6 +76,8 @@ class RunDelivery:
         self.path = path
         self.uid = uid_of_journal(path)
         self.stopped = False
+        self.files: dict[Path, None] = {}
+        """Files that the run refers to, in the order in which it named them."""
         self._latest = 0.0
         self._tail: JournalTail | None = None
         self._writer: RunWriter | None = None
@@ -134,6 +137,8 @@ class RunDelivery:
 
     def _deliver(self, name: str, document: Document) -> None:
         self._latest = max(self._latest, document.get("time", 0.0)) if name != "event_page" else self._latest
+        if (file := file_of(name, document)) is not None:
+            self.files[file] = None
         if self._writer is None or self._writer.complete:
             self.stopped = self.stopped or name == "stop"
             return

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checksums import Checksums
 from .directory import REPLAYED, DataDirectory
 from .errors import JournalCorrupt
 from .external import explain
@@ -28,7 +29,10 @@ logger = logging.getLogger("catalog.daemon")
 READY_POLL_S = 0.2
 
 DELIVERY_INTERVAL_S = 0.4
-"""Time between two batches of a run that goes on: what is emitted is visible within a second."""
+"""Time from one batch of a run that goes on to the next: what is emitted is visible within a second."""
+
+SHORTEST_PAUSE_S = 0.1
+"""Between batches of a server that is slower than that."""
 
 REPLY_TIMEOUT_S = 120.0
 """A server that leaves a request unanswered for longer is taken for hung and started again."""
@@ -59,11 +63,13 @@ class Deliveries(threading.Thread):
         self._begins: dict[Path, float] = {}
         self._trouble = ""
         self._refusals = 0
+        self._checksums = Checksums(directory)
         self._ending = threading.Event()
 
     def end(self, timeout: float) -> None:
         """Stop after the batch in hand."""
         self._ending.set()
+        self._checksums.end()
         self.join(timeout)
 
     def run(self) -> None:
@@ -83,7 +89,7 @@ class Deliveries(threading.Thread):
                 container = self._connect()
                 continue
             started = time.monotonic()
-            self._mirror_notes(container)
+            self._do_beside(container)
             paths = self._look_for_work(started)
             busy = False
             for path in paths:
@@ -95,7 +101,7 @@ class Deliveries(threading.Thread):
             if not paths:
                 self._note_success()
             if not busy:
-                self._ending.wait(DELIVERY_INTERVAL_S)
+                self._ending.wait(max(SHORTEST_PAUSE_S, DELIVERY_INTERVAL_S - (time.monotonic() - started)))
 
     def _look_for_work(self, now: float | None = None) -> list[Path]:
         """Return the journals to deliver, oldest first."""
@@ -106,7 +112,8 @@ class Deliveries(threading.Thread):
         self._begins = {path: self._begins.get(path) or _start_time(path) for path in paths}
         paths.sort(key=self._begins.__getitem__)
         waiting = [path for path in paths if path not in self._damaged]
-        if all(p in self._problems and self._problems[p].given_up_for_now for p in waiting):
+        done = all(p in self._problems and self._problems[p].given_up_for_now for p in waiting)
+        if done and not self._checksums.busy:
             self.idle_since_scan_at = now or time.monotonic()
         return [p for p in waiting if p not in self._problems or self._problems[p].due]
 
@@ -139,12 +146,14 @@ class Deliveries(threading.Thread):
             self._trouble = ""
             self.server.accepts()
 
-    def _mirror_notes(self, container: Any) -> None:
+    def _do_beside(self, container: Any) -> None:
+        """Bring notes and checksums into the catalog; they are safe in files, and a failure is tried again."""
         try:
             mirror_notes(self.directory, container)
-        except Exception as error:  # the notes are safe in their files and tried again with the next batch
+            self._checksums.step(container)
+        except Exception as error:
             if (trouble := f"{type(error).__name__}: {error}") != self._trouble:
-                logger.warning("Notes could not be brought into the catalog: %s", trouble)
+                logger.warning("Notes or checksums could not be brought into the catalog: %s", trouble)
             self._trouble = trouble
 
     def _step(self, path: Path, container: Any) -> bool | None:
@@ -162,6 +171,8 @@ class Deliveries(threading.Thread):
             busy = run.step(container)
             if run.stopped:
                 mark_for_mirror(self.directory, run.uid)
+                if run.files:
+                    self._checksums.add(run.uid, run.files)
                 run.finish()
                 del self._runs[path]
                 logger.info("Run %s is delivered", run.uid)
