@@ -21,5 +21,5 @@ def _consequence(error: CatalogError) -> str:
     if isinstance(error, DiskFull):
         return "The scan pauses; make room and resume it with RE.resume()."
     if isinstance(error, JournalWriteError):
-        return "The scan pauses; once the disk can be written again, resume it with RE.resume(), or end it with RE.abort()."
+        return "The scan pauses; resume it with RE.resume() once the disk can be written again, or end it: RE.abort()."
     return "Measuring goes on: every run is in its journal on the disk, and the catalog gets it later."

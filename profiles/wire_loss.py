@@ -215,11 +215,15 @@ class _Passage:
             self._movers[id(msg.obj)] = msg.obj
         if command in _STARTS_FLYING or command == "clear_checkpoint":
             self._since = None
-        elif command == "checkpoint" or (command in _NOT_REPEATABLE and not self._open_bundles):
+        elif command == "checkpoint":
+            self._begin_anew()
+        elif self._since is None:
+            return  # only the plan itself can say that there is something to go back to again
+        elif command in _NOT_REPEATABLE and not self._open_bundles:
             self._begin_anew()
         elif command in _NOT_REPEATABLE:
             self._since = None  # in the middle of another run's event there is nothing to go back to
-        elif self._since is not None:
+        else:
             self._since.append(msg)
 
     def _begin_anew(self) -> None:

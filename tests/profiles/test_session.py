@@ -18,7 +18,7 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 
 from catalog import find_journal, read_journal
-from coexistence import CommandTimeout, ConfigError, WireDisconnected, WireInUse
+from coexistence import CommandTimeout, ConfigError, RuntimeState, WireDisconnected, WireInUse
 from coexistence.config import DualConfig
 from devices.protocols.errors import ProtocolError
 from plans import malus
@@ -418,9 +418,15 @@ def test_the_log_of_a_session_is_in_the_data_directory(data_dir: Path):
     assert re.search(r"ERROR bluesky: Run aborted\n(.*\n)*ValueError: a mistake in a plan", log.read_text())
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_two_hundred_sessions_leave_nothing_behind(data_dir: Path, no_descriptor_left_behind, no_process_left_behind):
-    for _ in range(200):
-        with Session.open("sim", simulate=True, data_dir=data_dir, strict=True) as session:
-            session.RE(bp.count([session.devices.power_v2, session.devices.power_v4]))
+def test_sessions_opened_again_and_again_leave_nothing_behind(
+    tmp_path: Path, no_descriptor_left_behind, no_process_left_behind
+):
+    config = bench([meter("old")], [rotator("new")], simulation={"time_scale": 0.05}, application={"baseline": False})
+    config_ports = []
+    for _ in range(3):
+        with Session.open(config, simulate=True, data_dir=tmp_path, strict=True) as session:
+            config_ports += session.simulated.process.ports.values()
+            session.RE(bp.count([session.devices.old]))
+        assert session.manager.state is RuntimeState.STOPPED
+        assert session.manager.left_behind == ()
+    assert not [port for port in config_ports if os.path.exists(port)]

@@ -1,0 +1,180 @@
+"""A wire that is lost during a scan and comes back: with the suspender on, every point is in the run exactly once."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import pytest
+from bluesky import RunEngineInterrupted
+
+from catalog import find_journal, read_journal
+from coexistence.config import DualConfig
+from profiles.session import Session
+
+BENCH = {
+    "application": {"baseline": False},
+    "simulation": {"time_scale": 0.05},
+    "v2": {
+        "instruments": [
+            {"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.3},
+            {"id": "turn_v2", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "2", "timeout": 0.3},
+        ]
+    },
+    "v4": {
+        "instruments": [
+            {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.3},
+            {"id": "turn_v4", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3", "timeout": 0.3},
+        ]
+    },
+}
+POSITIONS = [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    config = DualConfig.from_mapping(BENCH)
+    with Session.open(
+        config, simulate=True, data_dir=tmp_path_factory.mktemp("wires"), strict=True, suspend_on_wire_loss=True
+    ) as session:
+        yield session
+
+
+@pytest.fixture(autouse=True)
+def every_wire_is_there(session: Session, wait_for) -> Iterator[None]:
+    yield
+    for name in session.simulated.process.ports:
+        session.simulated.process.replug(name)
+    wait_for(lambda: all(use.connected for use in session.resources.held()), timeout=10)
+
+
+class Unplugger:
+    """Unplugs a wire when the run has an event of a number, and plugs it in again a little later."""
+
+    def __init__(self, session: Session, device: str, at_event: int, *, delay_s: float = 0.0, away_s: float = 0.9):
+        ports = session.simulated.process.ports
+        wire = session.instruments[device].config.wire
+        self.name = next(name for name, path in ports.items() if path == wire)
+        self._session, self._at, self._delay, self._away = session, at_event, delay_s, away_s
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, name: str, document: dict) -> None:
+        if name == "event" and document["seq_num"] == self._at and self._thread is None:
+            self._thread = threading.Thread(target=self._unplug)
+            self._thread.start()
+
+    def _unplug(self) -> None:
+        time.sleep(self._delay)
+        self._session.simulated.process.unplug(self.name)
+        time.sleep(self._away)
+        self._session.simulated.process.replug(self.name)
+
+    def join(self) -> None:
+        assert self._thread is not None, "nothing was unplugged"
+        self._thread.join()
+
+
+def events_of(session: Session, uid: str, stream: str = "primary") -> list[dict]:
+    documents = list(read_journal(find_journal(session.data_dir, uid)))
+    descriptors = [doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == stream]
+    return [doc for name, doc in documents if name == "event" and doc["descriptor"] in descriptors]
+
+
+def run_while(session: Session, plan, unplugger: Callable) -> list[dict]:
+    result = session.RE(plan, unplugger)
+    unplugger.join()
+    assert result.exit_status == "success"
+    return events_of(session, result.run_start_uids[0])
+
+
+@pytest.mark.parametrize(("lost", "mover"), [("power_v2", "turn_v4"), ("turn_v2", "turn_v2"), ("turn_v4", "turn_v4")])
+def test_every_point_is_in_the_run_exactly_once(session: Session, lost: str, mover: str, capsys):
+    devices = session.devices
+    unplugger = Unplugger(session, lost, at_event=3)
+    plan = bp.list_scan([devices.power_v2, devices.power_v4], devices[mover], POSITIONS)
+    events = run_while(session, plan, unplugger)
+    assert [event["seq_num"] for event in events] == [1, 2, 3, 4, 5, 6]
+    assert [event["data"][mover] for event in events] == pytest.approx(POSITIONS, abs=0.1)
+    assert len({event["timestamps"]["power_v2_power"] for event in events}) == 6
+    assert len({event["timestamps"]["power_v4_power"] for event in events}) == 6
+    told = capsys.readouterr().err
+    wire = session.instruments[lost].config.wire
+    assert f"The plan waits for {wire} and then goes on from its last checkpoint" in told
+    assert f"{wire} is back; the plan goes on." in told
+
+
+@pytest.mark.parametrize("delay_s", [0.005, 0.02, 0.05])
+def test_a_wire_may_be_lost_at_any_moment_of_a_point(session: Session, delay_s: float):
+    devices = session.devices
+    unplugger = Unplugger(session, "turn_v4", at_event=2, delay_s=delay_s)
+    events = run_while(session, bp.list_scan([devices.power_v4], devices.turn_v4, POSITIONS), unplugger)
+    assert [event["seq_num"] for event in events] == [1, 2, 3, 4, 5, 6]
+    assert [event["data"]["turn_v4"] for event in events] == pytest.approx(POSITIONS, abs=0.1)
+
+
+def test_events_between_two_checkpoints_are_not_repeated(session: Session):
+    meters = [session.devices.power_v2, session.devices.power_v4]
+
+    def plan():
+        yield from bps.open_run()
+        yield from bps.checkpoint()
+        for _ in range(6):
+            yield from bps.trigger_and_read(meters)
+        yield from bps.close_run()
+
+    events = run_while(session, plan(), Unplugger(session, "power_v2", at_event=3))
+    assert [event["seq_num"] for event in events] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_plan_that_cleared_its_checkpoint_gets_the_error(session: Session):
+    def plan():
+        yield from bps.open_run()
+        yield from bps.clear_checkpoint()
+        for _ in range(200):
+            yield from bps.trigger_and_read([session.devices.power_v4])
+        yield from bps.close_run()
+
+    unplugger = Unplugger(session, "power_v4", at_event=2)
+    with pytest.raises(Exception, match="ttyUSB0"):
+        session.RE(plan(), unplugger)
+    unplugger.join()
+
+
+def test_an_error_that_has_nothing_to_do_with_wires_reaches_the_plan(session: Session):
+    caught = []
+
+    def plan():
+        try:
+            yield from bps.mv(session.devices.turn_v2, 1e6)
+        except Exception as error:
+            caught.append(error)
+
+    assert session.RE(plan()).exit_status == "success"
+    assert "position cannot be 1000000" in str(caught[0])
+
+
+def test_a_waiting_plan_can_be_aborted(session: Session, wait_for, capsys):
+    unplugger = Unplugger(session, "turn_v4", at_event=2, away_s=2.0)
+
+    def abort() -> None:
+        wait_for(lambda: "The plan waits for" in capsys.readouterr().err)
+        session.RE.abort("enough")
+
+    aborting = threading.Thread(target=abort)
+    aborting.start()
+    with pytest.raises(RunEngineInterrupted):
+        session.RE(bp.list_scan([session.devices.power_v4], session.devices.turn_v4, POSITIONS), unplugger)
+    aborting.join()
+    assert session.RE.state == "idle"
+    unplugger.join()
+
+
+def test_without_the_suspender_the_plan_fails(tmp_path: Path):
+    config = DualConfig.from_mapping({**BENCH, "v2": {"instruments": []}})
+    with Session.open(config, simulate=True, data_dir=tmp_path, strict=True) as session:
+        unplugger = Unplugger(session, "power_v4", at_event=2)
+        with pytest.raises(Exception, match="ttyUSB0"):
+            session.RE(bp.list_scan([session.devices.power_v4], session.devices.turn_v4, POSITIONS), unplugger)
+        unplugger.join()
