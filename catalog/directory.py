@@ -26,6 +26,9 @@ LINGER_S = 300.0
 
 UNFIT_CHARACTERS = "?#%"
 
+FORMAT = 1
+"""Of everything in a data directory; a later form that this version could damage has a higher number."""
+
 CatalogPhase = Literal["starting", "ready", "restarting", "failed", "stopping"]
 
 
@@ -44,6 +47,11 @@ class DataDirectory:
     def journals(self) -> Path:
         """Folder of the journals: live and undelivered ones here, delivered ones in a folder per month."""
         return self.root / "journal"
+
+    @property
+    def format_file(self) -> Path:
+        """Holds the number of the directory's format."""
+        return self.root / "format"
 
     @property
     def sessions(self) -> Path:
@@ -134,7 +142,8 @@ class DataDirectory:
         Raises
         ------
         DataDirectoryError
-            The place cannot be created or written, or its name cannot stand in a database's address.
+            The place cannot be created or written, its name cannot stand in a database's address, or a newer
+            version has written there what this one does not know.
         """
         if unfit := sorted(set(str(self.root)) & set(UNFIT_CHARACTERS)):
             raise DataDirectoryError(
@@ -142,11 +151,14 @@ class DataDirectory:
                 f"The data directory {self.root} cannot be used: its name contains {' '.join(unfit)}, which mean "
                 "something else in the addresses of databases. Give a directory without them.",
             )
+        self._refuse_newer_format()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             for folder in (self.journals, self.sessions, self.server, self.arrays):
                 folder.mkdir(exist_ok=True)
             self.server.chmod(stat.S_IRWXU)
+            if not self.format_file.exists():
+                self.format_file.write_text(f"{FORMAT}\n", "ascii")
         except OSError as error:
             where = error.filename or self.root
             raise DataDirectoryError(
@@ -161,6 +173,19 @@ class DataDirectory:
                     f"The data directory {self.root} cannot be used: {folder} may not be read and written by "
                     "you. Change its permissions or give another directory.",
                 )
+
+    def _refuse_newer_format(self) -> None:
+        try:
+            found = self.format_file.read_text("ascii").strip()
+        except (OSError, ValueError):
+            return
+        if found.isdigit() and int(found) > FORMAT:
+            raise DataDirectoryError(
+                self.format_file,
+                f"The data directory {self.root} was written by a newer version of ophyd-tandem (its format is {found}, "
+                f"this version knows {FORMAT}). Install that version here too, or give another directory; nothing in "
+                "it was changed.",
+            )
 
     @property
     def holds_catalog(self) -> bool:

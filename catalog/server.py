@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .directory import DataDirectory
+from .indexes import create_indexes, use_indexes
 from .locking import FileLock
 
 LOCK_PATIENCE_S = 20.0
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         time.sleep(0.05)
 
     prepare_database(directory.database)
+    create_indexes(directory.database)
+    use_indexes()
     import uvicorn
     from tiled.server.app import build_app_from_config
 
@@ -98,7 +101,7 @@ def prepare_database(path: Path) -> None:
     A new database gets its name when it is complete, so a crash leaves none behind; before an upgrade a copy
     is kept beside it.
     """
-    from tiled.alembic_utils import DatabaseUpgradeNeeded
+    from tiled.alembic_utils import DatabaseUpgradeNeeded, UnrecognizedDatabase
 
     if not path.exists():
         draft = path.with_name(path.name + ".new")
@@ -115,6 +118,12 @@ def prepare_database(path: Path) -> None:
             source.backup(copy)
         logger.warning("The catalog database is upgraded to tiled %s; a copy is in %s", version("tiled"), backup)
         _upgrade_database(path)
+    except UnrecognizedDatabase as error:
+        sys.exit(
+            f"The catalog database {path} was written by another, probably newer version of tiled than the installed "
+            f"{version('tiled')}: {error} Install that version, or move the server folder away and have the runs "
+            "delivered again from their journals (tandem catalog replay)."
+        )
 
 
 def _create_database(path: Path) -> None:
