@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coexistence import Channel, Connection, SharedResources, WireUse
+from coexistence import Channel, Connection, Rank, SharedResources, WireUse
 from coexistence.config import Generation, InstrumentConfig
 from coexistence.errors import ConfigError
 from devices import registry
@@ -72,7 +72,7 @@ def connection_of(instrument: InstrumentConfig, resources: SharedResources) -> C
     ConfigError
         The instrument is on nothing that carries bytes.
     """
-    port = instrument.serial_port or instrument.serial_device
+    port = instrument.serial_path  # a symlink stays one: after replugging it leads to the adapter's new device
     if port is not None:
         open_wire: Callable[[], Channel] = partial(resources.serial.get, port, **line_settings(instrument))
     elif instrument.resource is not None:
@@ -81,7 +81,11 @@ def connection_of(instrument: InstrumentConfig, resources: SharedResources) -> C
         raise ConfigError(
             f"{instrument.id!r} is on {instrument.wire}, which is neither a serial port nor a VISA resource"
         )
-    return Connection(open_wire, instrument.id, timeout=instrument.timeout, description=instrument.wire or "")
+    # What a shadow reads is needed by nobody yet: it waits for everybody else on its wire.
+    rank = Rank.BACKGROUND if instrument.shadow_of is not None else Rank.NORMAL
+    return Connection(
+        open_wire, instrument.id, timeout=instrument.timeout, description=instrument.wire or "", rank=rank
+    )
 
 
 def line_settings(instrument: InstrumentConfig) -> dict[str, Any]:

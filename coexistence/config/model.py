@@ -176,14 +176,17 @@ class InstrumentConfig(BaseModel):
         return self.serial_port or self.resource or self.camera_name
 
     @property
+    def serial_path(self) -> str | None:
+        """The serial port as the file says it, also when it is given as an `ASRL` resource."""
+        if self.serial_port is None and self.resource and (match := _SERIAL_RESOURCE.match(self.resource)):
+            return match["device"]
+        return self.serial_port
+
+    @property
     def serial_device(self) -> str | None:
         """The serial port, symlinks resolved, also when it is given as an `ASRL` resource."""
-        device = self.serial_port
-        if device is None and self.resource and (match := _SERIAL_RESOURCE.match(self.resource)):
-            device = match["device"]
-        if device is None or not device.startswith("/"):
-            return device
-        return os.path.realpath(device)
+        path = self.serial_path
+        return os.path.realpath(path) if path is not None and path.startswith("/") else path
 
 
 class GenerationConfig(Section):
