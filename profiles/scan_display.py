@@ -111,9 +111,11 @@ def shown_scan(
     if columns is not None:
         table = ReadingsTable(list(columns), default_prec=6, separator_lines=False, out=partial(say, console))
     tokens = [run_engine.subscribe(table), run_engine.subscribe(advance)]
+    bars, run_engine.waiting_hook = run_engine.waiting_hook, None  # one bar is enough
     try:
         with progress:
             yield
     finally:
+        run_engine.waiting_hook = bars
         for token in tokens:
             run_engine.unsubscribe(token)
