@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import time
@@ -11,7 +12,7 @@ from typing import Any
 
 import bluesky.preprocessors as bpp
 import numpy as np
-from bluesky.utils import Msg
+from bluesky.utils import IllegalMessageSequence, Msg
 from event_model import DataKey
 from numpy.typing import NDArray
 
@@ -204,13 +205,27 @@ def with_results(
     """
     events = RunEvents()
 
+    in_event = False
+
     def before(message: Msg) -> Generator[Msg, Any, Msg]:
+        nonlocal in_event
+        if message.command in ("create", "save", "drop"):
+            in_event = message.command == "create"
         if message.command == "close_run" and events.start:
+            if in_event:
+                # A failure or an abort amid an event leaves it open, and nothing else could be stored.
+                in_event = False
+                yield from in_run(_drop_event(), message.run)
             for result in _analysed(analyse, events):
                 yield from in_run(record_results(result.kind, result.rows, result.units), message.run)
         return message
 
     return (yield from bpp.subs_wrapper(relay(plan, before=before), {"all": [events]}))
+
+
+def _drop_event() -> Generator[Msg, Any, None]:
+    with contextlib.suppress(IllegalMessageSequence):
+        yield Msg("drop")
 
 
 def in_run(plan: Messages, run: Any) -> Generator[Msg, Any, Any]:
