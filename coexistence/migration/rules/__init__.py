@@ -68,6 +68,12 @@ def convert(source: Source, instrument_id: str) -> list[Draft]:
         for other in drafts[1:]:
             if "enabled" in each.settings:
                 other.put("enabled", each.settings["enabled"])
+    name, simulation = source.take("simulation")
+    if isinstance(simulation, dict):
+        for each in drafts:
+            each.put("simulation", simulation, name)
+    elif name:
+        source.remark(f"{name} = {source.shown(name)} left out: it is no table of options for --simulate")
     the_rest(source)
     return drafts
 
