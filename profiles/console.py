@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.table import Table
+
+_WIDEST = 1000
 
 
 def say(console: Console, text: str) -> None:
@@ -14,7 +16,10 @@ def say(console: Console, text: str) -> None:
 def say_table(console: Console, table: Table) -> None:
     """Print a table as wide as it needs to be: a port or an error that is cut short cannot be copied."""
     width = console.width
-    needed = console.measure(table, options=console.options.update(width=1000)).maximum
+    if console.is_dumb_terminal:
+        # rich takes these to be 80 wide, whatever the table needs.
+        console.size = ConsoleDimensions(_WIDEST, console.height)
+    needed = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
     try:
         console.width = max(width, needed)  # print() takes no width beyond the console's own
         console.print(table, markup=False, highlight=False, crop=False)
