@@ -181,6 +181,12 @@ class _Sweeps:
 
     def declare(self) -> Generator[Msg, Any, None]:
         """Describe the events while nothing moves: asking for all settings takes its time."""
+        from ophyd_async.core import TriggerInfo
+
+        for detector in self._detectors:
+            if isinstance(detector, Preparable):
+                # A detector that can fly has columns only when it is prepared for something: here for single frames.
+                yield from bps.prepare(detector, TriggerInfo(), wait=True)
         yield from bps.declare_stream(*self._detectors, self._position, name="primary")
 
     def sweep(self, number: int, start: float, end: float) -> Generator[Msg, Any, None]:
@@ -288,15 +294,15 @@ class _Sweeps:
         for detector in self._detectors:
             reading = yield from bps.read(detector)
             if self._brake.pulled:
-                break
+                yield from bps.drop()
+                return None
             self._position.note(detector, reading)
-        else:
-            found = yield from bps.read(self._position)
-            if not self._brake.pulled:
-                yield from bps.save()
-                return float(found[self._axis.name]["value"])
-        yield from bps.drop()
-        return None
+        found = yield from bps.read(self._position)
+        if self._brake.pulled:
+            yield from bps.drop()
+            return None
+        yield from bps.save()
+        return float(found[self._axis.name]["value"])
 
 
 class _Brake:

@@ -66,10 +66,13 @@ def fit_sweep(
     if times.size < 3:
         nothing = dict.fromkeys(("velocity", "velocity_error", "timing_error_s", "largest_timing_error_s"), math.nan)
         return SweepFit(**nothing, sample_time_error_s=worst, samples=int(times.size))
-    elapsed = times - times.mean()
+    # Times since 1970 leave too few digits for sums of their squares.
+    elapsed = times - times[0]
+    elapsed -= elapsed.mean()
+    way = positions - positions.mean()
     spread = float(np.sum(elapsed**2))
-    velocity = float(np.sum(elapsed * positions) / spread)
-    residuals = positions - positions.mean() - velocity * elapsed
+    velocity = float(np.sum(elapsed * way) / spread)
+    residuals = way - velocity * elapsed
     deviation = math.sqrt(float(np.sum(residuals**2)) / (times.size - 2))
     speed = abs(velocity) or math.nan
     return SweepFit(
