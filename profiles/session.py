@@ -34,7 +34,8 @@ from profiles.log import log_to_file
 from profiles.metadata import Provenance, SharedMetadata
 from profiles.named_devices import Devices
 from profiles.notices import tell, tell_of_trouble
-from profiles.run_engine import end_loop, end_plan, make_run_engine
+from profiles.run_engine import end_plan, end_run_engine, make_run_engine
+from profiles.shadow_mode import ShadowMode
 from profiles.suspenders import SignalSuspender, suspender
 from profiles.v2_reminder import remind_of_v2
 from profiles.wire_loss import WaitForLostWires, WireWatch
@@ -364,7 +365,7 @@ class Session:
             call_returns_result=self._call_returns_result,
             with_ophyd=bool(self.config.v2.active_instruments),
         )
-        self._clean_up(lambda: end_loop(self.RE))
+        self._clean_up(lambda: end_run_engine(self.RE))
 
     def _make_manager(self) -> None:
         simulated_cameras = self.simulated.cameras if self.simulated is not None else None
@@ -391,7 +392,8 @@ class Session:
         run_engine.subscribe(self._note_end_of_run, "stop")
         trouble = WireRecord(self.resources)
         run_engine.subscribe(trouble.take)
-        run_engine.preprocessors += [self.sd, trouble]
+        shadows = ShadowMode(self.config, self.devices, tell)
+        run_engine.preprocessors += [shadows, self.sd, trouble] if shadows.is_needed else [self.sd, trouble]
         if self._suspend_on_wire_loss:
             watch = WireWatch(self.resources)
             self._clean_up(watch.close)

@@ -14,7 +14,7 @@ from catalog.directory import DataDirectory
 from catalog.errors import CatalogError, NoCatalog
 from coexistence.config import Generation
 from coexistence.migration.evidence import Evidence, SignalEvidence, Verdict, write_evidence
-from plans.shadow import SHADOW_STREAM, Comparison, Pairs, Tolerance, compare, compare_texts, matching_columns
+from plans.shadow import SHADOW_STREAM, Comparison, Pairs, Tolerance, compare, compare_texts, row_columns
 
 _WORST_FIRST: tuple[Verdict, ...] = ("different", "insufficient", "equivalent")
 
@@ -39,21 +39,22 @@ class Signal:
     twin_unit: str
     is_text: bool
     rows: list[tuple[Any, ...]] = field(default_factory=list)
-    """`before, before_s, twin, twin_s, after, after_s` of each row."""
+    """A value and its time, four times a row: original, twin, original, twin."""
     events: list[str] = field(default_factory=list)
 
     def compared(self, tolerance: Tolerance) -> Comparison:
         """Return what can be said of it."""
         if self.is_text:
-            before, _, twin, _, after, _ = zip(*self.rows, strict=True) if self.rows else [()] * 6
+            before, _, twin, _, after, *_ = zip(*self.rows, strict=True) if self.rows else [()] * 8
             return compare_texts(self.column, before, twin, after, tolerance, self.events)
-        pairs = Pairs.of(self.rows, self.events)
-        return compare(self.column, pairs, tolerance, unit=self.unit, twin_unit=self.twin_unit)
+        pairs = self.pairs
+        discarded = len(self.rows) - len(pairs)
+        return compare(self.column, pairs, tolerance, unit=self.unit, twin_unit=self.twin_unit, discarded=discarded)
 
     @property
     def pairs(self) -> Pairs:
         """The rows as arrays; empty for texts."""
-        return Pairs.of([] if self.is_text else self.rows, () if self.is_text else self.events).finite()
+        return Pairs.of([] if self.is_text else self.rows, () if self.is_text else self.events)
 
 
 @dataclass
@@ -188,7 +189,7 @@ def _verdict(comparison: Comparison) -> Verdict:
 
 def _absolute(comparison: Comparison, instrument: ShadowedInstrument) -> float | None:
     signal = instrument.signals[comparison.signal]
-    return None if signal.is_text else comparison.tolerance.for_values(signal.pairs.original)
+    return None if signal.is_text else comparison.tolerance.for_pairs(signal.pairs)
 
 
 def _journals_since(directory: DataDirectory, since: float | None) -> Iterator[Path]:
@@ -203,7 +204,7 @@ def _journals_since(directory: DataDirectory, since: float | None) -> Iterator[P
 def _collect(path: Path, found: dict[tuple[str, str, str], ShadowedInstrument], since: float | None) -> None:
     """Add the rows of one run to what was found."""
     start: Mapping[str, Any] = {}
-    descriptors: dict[str, list[tuple[Signal, str, str]]] = {}
+    descriptors: dict[str, list[tuple[Signal, str]]] = {}
     for name, document in _documents(path):
         if name == "start":
             if not document.get("shadow") or (since is not None and document["time"] < since):
@@ -229,12 +230,15 @@ def _signals_of(
     start: Mapping[str, Any],
     descriptor: Mapping[str, Any],
     found: dict[tuple[str, str, str], ShadowedInstrument],
-) -> Iterator[tuple[Signal, str, str]]:
+) -> Iterator[tuple[Signal, str]]:
     keys = descriptor["data_keys"]
     for twin, original in start["shadow"].items():
-        columns = [key.removesuffix("_before") for key in keys if key.endswith("_before")]
-        matching = list(matching_columns(original, columns, twin, keys))
-        if not matching:
+        columns = [
+            (original + key.removeprefix(twin), key)
+            for key in keys
+            if (key == twin or key.startswith(f"{twin}_")) and row_columns(key)[0] in keys
+        ]
+        if not columns:
             continue
         generation = start.get("instruments", {}).get(original, {}).get("generation", "v2")
         instrument = found.setdefault(
@@ -243,18 +247,17 @@ def _signals_of(
         instrument.latest = max(instrument.latest, start["time"])
         if start["uid"] not in instrument.runs:
             instrument.runs.append(start["uid"])
-        for column, twin_column in matching:
-            key, twin_key = keys[f"{column}_before"], keys[twin_column]
+        for column, twin_column in columns:
+            key, twin_key = keys[row_columns(twin_column)[0]], keys[twin_column]
             signal = instrument.signals.setdefault(
                 column,
                 Signal(column, key.get("units") or "", twin_key.get("units") or "", key["dtype"] == "string"),
             )
-            yield signal, column, twin_column
+            yield signal, twin_column
 
 
-def _take_row(event: Mapping[str, Any], signals: list[tuple[Signal, str, str]], name: str) -> None:
+def _take_row(event: Mapping[str, Any], signals: list[tuple[Signal, str]], name: str) -> None:
     data, times = event["data"], event["timestamps"]
-    for signal, column, twin_column in signals:
-        keys = (f"{column}_before", twin_column, f"{column}_after")
-        signal.rows.append(tuple(value for key in keys for value in (data[key], times[key])))
+    for signal, twin_column in signals:
+        signal.rows.append(tuple(value for key in row_columns(twin_column) for value in (data[key], times[key])))
         signal.events.append(name)

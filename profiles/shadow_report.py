@@ -146,7 +146,7 @@ def draw(compared: Compared, tolerances: Tolerances, path: Path) -> None:
         far = np.isin(pairs.events, [outlier.event for outlier in comparison.outliers])
         axis.plot(level[~far], difference[~far], ".", markersize=4, alpha=0.6)
         axis.plot(level[far], difference[far], "x", color="tab:red", label="far off")
-        tolerated = tolerances.of(signal.column).for_values(pairs.original)
+        tolerated = tolerances.of(signal.column).for_pairs(pairs)
         axis.axhspan(-tolerated, tolerated, color="tab:green", alpha=0.12, label="tolerated")
         for limit in comparison.limits_of_agreement or ():
             axis.axhline(limit, color="gray", linestyle="--", linewidth=1)

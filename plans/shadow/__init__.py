@@ -1,7 +1,7 @@
 """Shadow mode: the other generation of an instrument measures beside it, and both are compared."""
 
 from plans.shadow.comparison import Comparison, Outlier, compare, compare_texts
-from plans.shadow.pair_reader import CannotShadow, ShadowPair, matching_columns
+from plans.shadow.pair_reader import CannotShadow, ShadowPair, row_columns
 from plans.shadow.pairs import Pairs, Tolerance
 from plans.shadow.shadowing import SHADOW_STREAM, shadowed
 
@@ -15,6 +15,6 @@ __all__ = [
     "Tolerance",
     "compare",
     "compare_texts",
-    "matching_columns",
+    "row_columns",
     "shadowed",
 ]

@@ -87,7 +87,13 @@ class Comparison:
 
 
 def compare(
-    signal: str, pairs: Pairs, tolerance: Tolerance | None = None, *, unit: str = "", twin_unit: str | None = None
+    signal: str,
+    pairs: Pairs,
+    tolerance: Tolerance | None = None,
+    *,
+    unit: str = "",
+    twin_unit: str | None = None,
+    discarded: int = 0,
 ) -> Comparison:
     """Compare the readings of one signal by both generations and say whether they are the same measurement.
 
@@ -96,26 +102,27 @@ def compare(
     signal
         What to call it.
     pairs
-        Readings of both; pairs with a value that is no number are left out and counted as `discarded`.
+        Readings of both.
     tolerance
         What counts as the same.
     unit, twin_unit
         As the data keys of the two state them. Different ones are a reason by themselves.
+    discarded
+        How many rows had to be left out.
     """
     tolerance = tolerance or Tolerance()
-    usable = pairs.finite()
-    findings = _Findings(signal=signal, unit=unit, tolerance=tolerance, discarded=len(pairs) - len(usable))
+    findings = _Findings(signal=signal, unit=unit, tolerance=tolerance, discarded=discarded)
     if twin_unit is not None and twin_unit != unit:
         findings.reasons.append(f"the unit is {twin_unit or 'none'}, that of the original {unit or 'none'}")
-    if len(usable) < MINIMUM_PAIRS:
-        return findings.concluded(usable, None)
-    fit = fit_difference(usable, tolerance)
-    factor = _factor_of_another_unit(usable)
+    if len(pairs) < MINIMUM_PAIRS:
+        return findings.concluded(pairs, None)
+    fit = fit_difference(pairs, tolerance)
+    factor = _factor_of_another_unit(pairs)
     if factor is None:
-        return findings.concluded(usable, fit)
+        return findings.concluded(pairs, fit)
     # Everything else that would be said follows from that.
     findings.reasons.append(f"its values are {factor:g} times those of the original, as in another unit")
-    return findings.comparison(usable, fit, MINIMUM_PAIRS, [])
+    return findings.comparison(pairs, fit, MINIMUM_PAIRS, [])
 
 
 def compare_texts(
@@ -201,7 +208,7 @@ class _Findings:
         original = pairs.original[fit.kept]
         ends = np.array([original.min(), original.max()]) if fit.varies else np.array([fit.center])
         difference, errors = fit.difference_at(ends)
-        tolerated = self.tolerance.for_values(original)
+        tolerated = self.tolerance.for_pairs(pairs)
         beyond = np.abs(difference) - strict_quantile * errors > tolerated
         if beyond.any():
             self.reasons.append(self._described_difference(ends, difference, fit))
@@ -235,7 +242,7 @@ class _Findings:
             return MINIMUM_PAIRS
         # A lag that shifts values by less than is tolerated does not keep a pair from being equivalent.
         steepest = float(np.quantile(np.abs(pairs.rate[fit.kept]), 0.95))
-        tolerated = self.tolerance.for_values(pairs.original[fit.kept])
+        tolerated = self.tolerance.for_pairs(pairs)
         if (abs(lag) + quantile * error) * steepest <= tolerated:
             return MINIMUM_PAIRS
         margin = self.tolerance.lag_s - abs(lag)
@@ -289,10 +296,10 @@ def _factor_of_another_unit(pairs: Pairs) -> float | None:
     """Return the power of ten by which nearly all values of the twin differ, None when there is none."""
     original, twin = pairs.original, pairs.twin
     # Offsets and noise matter least for the larger values.
-    usable = (original != 0) & (twin != 0) & (np.abs(original) >= np.median(np.abs(original)))
-    if usable.sum() < 3:
+    large = (original != 0) & (twin != 0) & (np.abs(original) >= np.median(np.abs(original)))
+    if large.sum() < 3:
         return None
-    ratios = twin[usable] / original[usable]
+    ratios = twin[large] / original[large]
     exponent = round(math.log10(abs(float(np.median(ratios)))))
     if exponent == 0:
         return None

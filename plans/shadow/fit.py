@@ -17,7 +17,6 @@ _OUTLIER_MARGIN = 1.4
 _REWEIGHTINGS = 8
 _VARIATION_OVER_NOISE = 5.0
 _MOTION_OVER_NOISE = 3.0
-_SHARE_OF_MULTIPLES = 0.9
 
 
 @dataclass(frozen=True)
@@ -57,30 +56,31 @@ def fit_difference(pairs: Pairs, tolerance: Tolerance) -> Fit:
     original, rate = pairs.original, pairs.rate
     difference = pairs.twin - original
     # Regressing on the original alone would take its noise for a scale error. The mean of both, weighted by how
-    # noisy each is (the original is the mean of two readings), is not correlated with the noise of the difference.
-    share = pairs.share
-    noise = (1 - share) ** 2 + share**2
+    # noisy each is, is not correlated with the noise of the difference.
+    noise = pairs.noise_ratio
     level = (noise * pairs.twin + original) / (1 + noise)
     center = float(np.median(level))
-    least = float(max(_resolution(pairs), np.finfo(float).eps * np.max(np.abs(original), initial=0.0)))
+    least = float(max(pairs.resolution, np.finfo(float).eps * np.max(np.abs(original), initial=0.0)))
     scatter = max(_robust_spread(difference - _trend(level, rate, difference)), least)
     varies = float(np.std(level)) > _VARIATION_OVER_NOISE * scatter
-    noise_of_rate = math.sqrt(2.0) * scatter / max(float(np.median(pairs.after_s - pairs.before_s)), 1e-9)
+    noise_of_rate = scatter * float(np.median(pairs.noise_of_rate))
     moves = float(np.std(rate)) > _MOTION_OVER_NOISE * noise_of_rate
     columns = [np.ones(len(pairs))] + ([level - center] if varies else []) + ([-rate] if moves else [])
     design = np.column_stack(columns)
     scales = np.abs(design).max(axis=0)
     design = design / scales
     limit = _OUTLIER_MARGIN * float(stats.norm.isf(tolerance.false_positive_rate / (4 * len(pairs))))
-    matters = max(tolerance.for_values(original), 3 * least)
+    matters = max(tolerance.for_pairs(pairs), 3 * least)
     coefficients = _median_regression(design, difference)
     kept = np.ones(len(pairs), dtype=bool)
     weights = np.ones(len(pairs))
     for _ in range(_OUTLIER_PASSES):
         residuals = difference - design @ coefficients
         spreads = np.maximum(_spreads(np.abs(original), np.abs(rate), np.abs(residuals), kept), least / 2)
-        weights = 1 / spreads
-        now_kept = (np.abs(residuals) <= limit * spreads) | (np.abs(residuals) <= matters)
+        # A truth that changed unevenly between the readings differs by up to `slack` for no fault of anybody.
+        weights = 1 / np.hypot(spreads, pairs.slack)
+        excess = np.abs(residuals) - pairs.slack
+        now_kept = (excess <= limit * spreads) | (excess <= matters)
         coefficients = _least_squares(design[now_kept], difference[now_kept], weights[now_kept])
         if np.array_equal(now_kept, kept):
             break
@@ -106,18 +106,6 @@ def fit_difference(pairs: Pairs, tolerance: Tolerance) -> Fit:
         varies=varies,
         moves=moves,
     )
-
-
-def _resolution(pairs: Pairs) -> float:
-    """Return the smallest step between values that were read: what rounding does to a difference."""
-    steps = np.diff(np.unique(np.concatenate([pairs.before, pairs.twin, pairs.after])))
-    steps = steps[steps > 0]
-    # Unrounded values have steps of any size; only when most are multiples of one step is it a resolution.
-    if not len(steps):
-        return 0.0
-    step = float(np.min(steps))
-    multiples = steps / step
-    return step if np.mean(np.abs(multiples - np.round(multiples)) < 0.01) > _SHARE_OF_MULTIPLES else 0.0
 
 
 def _robust_spread(values: Floats) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -105,7 +105,9 @@ class PairReader:
             return
         for column, twin_column in self._columns:
             key = _data_key(original[column])
-            self._keys |= {f"{column}_before": key, twin_column: _data_key(twin[twin_column]), f"{column}_after": key}
+            before, first, after, again = row_columns(twin_column)
+            twin_key = _data_key(twin[twin_column])
+            self._keys |= {before: key, first: twin_key, after: key, again: twin_key}
 
     def forget(self) -> None:
         """Have nothing but what stands for a value that could not be read."""
@@ -116,19 +118,16 @@ class PairReader:
             for name, key in self._keys.items()
         }
 
-    def take(self, before: Mapping[str, Any], twin: Mapping[str, Any], after: Mapping[str, Any]) -> None:
-        """Take what the original, the twin and the original again were found to read."""
+    def take(self, readings: Sequence[Mapping[str, Any]]) -> None:
+        """Take what the original, the twin, the original and the twin again were found to read."""
         self._failures = 0
         self.has_values = True
         for column, twin_column in self._columns:
-            for name, reading in (
-                (f"{column}_before", before[column]),
-                (twin_column, twin[twin_column]),
-                (f"{column}_after", after[column]),
-            ):
+            columns = (column, twin_column, column, twin_column)
+            for name, source, reading in zip(row_columns(twin_column), columns, readings, strict=True):
                 number = self._keys[name]["dtype"] == "number"
-                value = float(reading["value"]) if number else str(reading["value"])
-                self._values[name] = {"value": value, "timestamp": reading["timestamp"]}
+                value = float(reading[source]["value"]) if number else str(reading[source]["value"])
+                self._values[name] = {"value": value, "timestamp": reading[source]["timestamp"]}
 
     def read(self) -> dict[str, Any]:
         """Return the values of the row."""
@@ -137,6 +136,11 @@ class PairReader:
     def describe(self) -> dict[str, Any]:
         """Return the data keys of the row."""
         return dict(self._keys)
+
+
+def row_columns(twin_column: str) -> tuple[str, str, str, str]:
+    """Return the columns of a row in the order in which they were measured: original, twin, original, twin."""
+    return f"{twin_column}_original_before", twin_column, f"{twin_column}_original_after", f"{twin_column}_again"
 
 
 def matching_columns(
@@ -159,10 +163,10 @@ def _data_key(key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Sandwich:
-    """Measures the original, the twin, and the original again, on the RunEngine's loop."""
+    """Measures the original and the twin in turn, twice, on the RunEngine's loop."""
 
     def __init__(self, original: Any, twin: Any, *, described: bool) -> None:
-        self._devices = (original, twin, original)
+        self._devices = (original, twin, original, twin)
         self._described = described
         self.readings: list[Mapping[str, Any]] = []
         self.keys: list[Mapping[str, Any]] = []

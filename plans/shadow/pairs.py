@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 _LARGEST = 1e50
-_COLUMNS = ("before", "before_s", "twin", "twin_s", "after", "after_s")
+_SHARE_OF_MULTIPLES = 0.9
+_NOISE_ALONE = 7.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +59,9 @@ class Tolerance:
         """How many pairs without an outlier exclude that they come at :attr:`outlier_rate`."""
         return math.ceil(math.log(self.false_positive_rate) / math.log1p(-self.outlier_rate))
 
-    def for_values(self, original: Floats) -> float:
+    def for_pairs(self, pairs: Pairs) -> float:
         """Return the difference that is tolerated, in the unit of the signal."""
-        return self.absolute + self.relative * float(np.max(np.abs(original), initial=0.0))
+        return self.absolute + self.relative * pairs.full_scale
 
     @classmethod
     def parse(cls, text: str, **others: Any) -> Tolerance:
@@ -92,53 +93,95 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Readings of one signal by both generations, in the order in which they were made; arrays of one length.
+    """What both generations say of one signal, row by row; arrays of one length.
 
-    `before` and `after` are the original's values (at `before_s` and `after_s`, seconds since the epoch), `twin` is
-    the twin's (at `twin_s`). `events` says where each comes from, for the list of outliers.
+    A row is four readings in turn: original, twin, original, twin. Each generation is interpolated to the time of a
+    reading of the other, once each way, and the mean of both is compared: a truth that changes evenly is no
+    difference at all, one that begins or ceases to change in between hardly any.
+
+    Attributes
+    ----------
+    original, twin
+        What to compare, in the unit of the signal.
+    rate
+        How fast the truth was changing, in units a second.
+    slack
+        How much of a difference the change between the readings may explain, at most.
+    noise_ratio
+        Variance of `original` over that of `twin` when single readings of both are equally noisy.
+    noise_of_rate
+        Standard deviation of `rate` for readings with a standard deviation of 1.
+    events
+        Where each row comes from, for the list of outliers.
     """
 
-    before: Floats
-    before_s: Floats
+    original: Floats
     twin: Floats
-    twin_s: Floats
-    after: Floats
-    after_s: Floats
+    rate: Floats
+    slack: Floats
+    noise_ratio: Floats
+    noise_of_rate: Floats
+    resolution: float
     events: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[float]], events: Sequence[str] = ()) -> Pairs:
-        """Return pairs from rows of `before, before_s, twin, twin_s, after, after_s`."""
-        table = np.asarray(rows, dtype=float).reshape(-1, 6)
-        before, before_s, twin, twin_s, after, after_s = table.T
-        return cls(before, before_s, twin, twin_s, after, after_s, tuple(events))
+        """Return pairs from rows of a value and its time (s), four times: original, twin, original, twin.
+
+        Rows with a value that is no number, or none that an instrument may give, are left out.
+        """
+        table = np.asarray(rows, dtype=float).reshape(-1, 8)
+        keep = np.all(np.abs(table) < _LARGEST, axis=1)  # false for NaN, too
+        kept_events = tuple(event for event, kept in zip(events, keep, strict=True) if kept) if events else ()
+        first, first_s, twin, twin_s, second, second_s, again, again_s = table[keep].T
+        early, late = _place(twin_s, first_s, second_s), _place(second_s, twin_s, again_s)
+        original_span, twin_span = np.maximum(second_s - first_s, 0), np.maximum(again_s - twin_s, 0)
+        rates = [_over(second - first, original_span), _over(again - twin, twin_span)]
+        variances = ((1 - early) ** 2 + (1 + early) ** 2) / 4, ((2 - late) ** 2 + late**2) / 4
+        return cls(
+            original=(first + early * (second - first) + second) / 2,
+            twin=(twin + twin + late * (again - twin)) / 2,
+            rate=(rates[0] + rates[1]) / 2,
+            slack=np.maximum(np.abs(second - first), np.abs(again - twin)) / 2,
+            noise_ratio=variances[0] / variances[1],
+            noise_of_rate=np.sqrt((_over(1.0, original_span) ** 2 + _over(1.0, twin_span) ** 2) / 2),
+            resolution=_resolution(table[keep][:, ::2]),
+            events=kept_events,
+        )
 
     def __len__(self) -> int:
         return len(self.twin)
 
-    def finite(self) -> Pairs:
-        """Return the pairs of which every number is one that an instrument may give."""
-        columns = [getattr(self, name) for name in _COLUMNS]
-        keep = np.all(np.abs(columns) < _LARGEST, axis=0)  # false for NaN, too
-        events = tuple(event for event, kept in zip(self.events, keep, strict=True) if kept) if self.events else ()
-        before, before_s, twin, twin_s, after, after_s = (column[keep] for column in columns)
-        return Pairs(before, before_s, twin, twin_s, after, after_s, events)
-
     @property
-    def original(self) -> Floats:
-        """The original's value at the time of the twin's, interpolated between the two readings around it."""
-        return self.before + self.share * (self.after - self.before)
+    def full_scale(self) -> float:
+        """The largest magnitude that was measured, without what noise adds to it."""
+        if not len(self):
+            return 0.0
+        magnitude, difference = np.abs(self.original), self.twin - self.original
+        noise = float(np.median(np.abs(difference - np.median(difference))))
+        if np.std(self.original) <= _NOISE_ALONE * noise:
+            return float(np.median(magnitude))
+        return float(np.quantile(magnitude, 0.98))
 
-    @property
-    def rate(self) -> Floats:
-        """How fast the original was changing, in units a second."""
-        span = self.after_s - self.before_s
-        rate: Floats = np.divide(self.after - self.before, span, out=np.zeros(len(self)), where=span > 0)
-        return rate
 
-    @property
-    def share(self) -> Floats:
-        """Where the twin's reading lies between the original's two: 0 at the first, 1 at the second."""
-        span = self.after_s - self.before_s
-        share: Floats = np.divide(self.twin_s - self.before_s, span, out=np.full(len(self), 0.5), where=span > 0)
-        return np.clip(share, 0.0, 1.0)
+def _place(time: Floats, begin: Floats, end: Floats) -> Floats:
+    """Return where a time lies between two others: 0 at the first, 1 at the second."""
+    place: Floats = np.divide(time - begin, end - begin, out=np.full(len(time), 0.5), where=end > begin)
+    return np.clip(place, 0.0, 1.0)
+
+
+def _over(value: Floats | float, span: Floats) -> Floats:
+    quotient: Floats = np.divide(value, span, out=np.zeros(len(span)), where=span > 1e-9)
+    return quotient
+
+
+def _resolution(values: Floats) -> float:
+    """Return the smallest step between values that were read, which rounding may add to a difference; else 0."""
+    steps = np.diff(np.unique(values))
+    steps = steps[steps > 0]
+    if not len(steps):
+        return 0.0
+    # Unrounded values have steps of any size; only when most are multiples of one step is it a resolution.
+    step = float(np.min(steps))
+    multiples = steps / step if step > 1e-12 * float(np.max(steps)) else np.full(len(steps), 0.5)
+    return step if np.mean(np.abs(multiples - np.round(multiples)) < 0.01) > _SHARE_OF_MULTIPLES else 0.0

@@ -24,6 +24,11 @@ DEFAULT_BUDGET = 0.05
 PAUSE_BETWEEN_ROUNDS_S = 0.5
 """Within one motion or waiting time, a round is begun at most this often."""
 
+ROOM_FOR_ROUNDS = 1.5
+"""Waiting times are long enough for a row when they are so many times as long as one."""
+
+SMOOTHING = 0.3
+
 
 T = TypeVar("T")
 Messages = Generator[Msg, Any, T]
@@ -38,10 +43,11 @@ def shadowed(
     """Run a plan and let the twins of the devices it reads measure beside it, in the stream `shadow` of its runs.
 
     The plan never uses what the twins say, and never fails because of them. Each row of `shadow` has, for every pair,
-    the original before (`<column>_before`) and after (`<column>_after`) the twin (`<its column>`), so that a truth
-    that changes meanwhile is no difference. Rows are measured while the plan waits for motions or sleeps, which costs
-    nothing, and after its events. What they make the plan longer is at most `budget` of the time it has run. A value
-    that could not be read is NaN, or empty text; a pair that fails three times in a row is left alone until the end.
+    what was read in turn: `<column>_original_before`, `<column>` of the twin, `<column>_original_after` and
+    `<column>_again`, each with its own time, so that a truth that changes meanwhile is no difference. Rows
+    are measured while the plan waits for motions or sleeps, which costs nothing, and after its events. What they make
+    the plan longer is at most `budget` of the time it has run. A value that could not be read is NaN, or empty text; a
+    pair that fails three times in a row is left alone until the end.
 
     The start document gets `shadow`: the original's name for each twin. Pausing, resuming and aborting work as
     without. Only numbers, texts and switches are compared, arrays are not.
@@ -148,13 +154,15 @@ class _Shadowing:
 
     def _use_waiting_time(self, run: _Run, waiting: _Waiting) -> Messages[None]:
         """Measure rows while the plan has to wait anyway; only what goes on after that is a cost."""
-        while waiting.end is None and run.has_time(self._budget, overrun_only=True):
+        began = time.monotonic()
+        while waiting.end is None and run.has_spare_time(self._budget):
             pause_until = time.monotonic() + PAUSE_BETWEEN_ROUNDS_S
             yield from self._round(run)
             if waiting.end is None:
                 yield from bps.wait_for([partial(waiting.until, pause_until)])
         if waiting.end is not None:
             run.cost(time.monotonic() - waiting.end)
+            run.waited(waiting.end - began)
 
     def _round(self, run: _Run) -> Messages[None]:
         """Measure one row for all pairs of a run."""
@@ -192,7 +200,7 @@ class _Shadowing:
             return
         if not reader.described:
             reader.take_descriptions(sandwich.keys[0], sandwich.keys[1])
-        reader.take(*sandwich.readings)
+        reader.take(sandwich.readings)
 
 
 class _Waiting:
@@ -217,13 +225,13 @@ class _Waiting:
     async def until(self, deadline: float) -> None:
         """Wait for the end or the deadline, whatever comes first."""
         last = deadline if self._missing else min(deadline, self._end)
-        done = [asyncio.ensure_future(done(status)) for status in self._statuses]
+        motions = [asyncio.ensure_future(done(status)) for status in self._statuses]
         pause = asyncio.ensure_future(asyncio.sleep(max(0.0, last - time.monotonic())))
         try:
-            moving = asyncio.gather(*done, return_exceptions=True) if done else pause
+            moving = asyncio.gather(*motions, return_exceptions=True) if motions else pause
             await asyncio.wait({moving, pause}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (*done, pause):
+            for task in (*motions, pause):
                 task.cancel()
 
 
@@ -237,16 +245,31 @@ class _Run:
     has_rows: bool = False
     _cost: float = 0.0
     _round: float = 0.05
+    _wait: float | None = None
 
-    def has_time(self, budget: float, *, overrun_only: bool = False) -> bool:
-        """Whether another row keeps the cost within the budget."""
-        expected = self._round / 2 if overrun_only else self._round
-        if budget == 0:
-            return overrun_only and self._cost == 0
-        return self._cost + expected <= budget * (time.monotonic() - self.began)
+    def has_time(self, budget: float) -> bool:
+        """Whether a row that the plan does not wait for anyway keeps the cost within the budget."""
+        return self._cost + self._round <= budget * self.elapsed
+
+    def has_spare_time(self, budget: float) -> bool:
+        """Whether a row may be begun while the plan waits: what it would outlast that is a cost."""
+        if self._wait is None or self._wait >= ROOM_FOR_ROUNDS * self._round:
+            return True
+        return self._cost + max(0.0, self._round - self._wait / 2) <= budget * self.elapsed
+
+    @property
+    def elapsed(self) -> float:
+        """How long the run has been going on, in s."""
+        return time.monotonic() - self.began
+
+    def waited(self, seconds: float) -> None:
+        """Take note of how long the plan would have waited anyway."""
+        self._wait = seconds if self._wait is None else self._wait + SMOOTHING * (seconds - self._wait)
 
     def cost(self, seconds: float) -> None:
+        """Take note of what the plan took longer."""
         self._cost += seconds
 
     def round_took(self, seconds: float) -> None:
-        self._round += 0.3 * (seconds - self._round)
+        """Take note of what one row takes."""
+        self._round += SMOOTHING * (seconds - self._round)
