@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for folder in ("coexistence", "catalog"):
+for folder in ("coexistence", "catalog", "devices"):
     sys.path.insert(0, str(Path(__file__).parent.parent / folder))

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests" / "coexistence")]
+sys.path[:0] = [str(REPOSITORY), *(str(REPOSITORY / "tests" / folder) for folder in ("coexistence", "devices"))]
 
 import psutil  # noqa: E402
 from proofs import (  # noqa: E402
@@ -37,6 +37,7 @@ from proofs import (  # noqa: E402
     unplug_and_replug,
 )
 from ptys import PtyInstrument  # noqa: E402
+from storm import storm  # noqa: E402
 
 from coexistence import SharedSerialPort  # noqa: E402
 
@@ -65,6 +66,15 @@ def unplugging(seed: int) -> dict[str, float]:
     return {"longest_s": max(delays)}
 
 
+def all_instruments(duration_s: float, seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        found = storm(Path(folder), duration_s, seed=seed)
+    assert not found["wrong"], found
+    assert found["all_work"], found
+    assert not found["threads"], found
+    return found
+
+
 def one_round(seed: int, scale: float) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "crossed replies", lambda: crossed_replies(int(20_000 * scale), seed=seed)
     yield "late replies", lambda: late_replies(int(1000 * scale), seed=seed)
@@ -73,6 +83,7 @@ def one_round(seed: int, scale: float) -> Iterator[tuple[str, Callable[[], Any]]
     yield "unplugging", lambda: unplugging(seed)
     yield "many exchanges", lambda: many_exchanges(int(100_000 * scale))
     yield "many wires", lambda: many_wires(20, 50, 100, max(int(50 * scale), 1))
+    yield "all instruments", lambda: all_instruments(120.0 * scale, seed)
 
 
 def sample() -> Sample:
