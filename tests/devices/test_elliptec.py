@@ -87,13 +87,6 @@ def test_scan_records_measured_positions(bench, engine, documents, rotator, gene
     assert descriptor["configuration"]["rotator"]["data"]["rotator_serial_number"] == "11400517"
 
 
-def test_reading_sees_what_another_generation_moved(bench, engine, documents, rotator):
-    new, old = rotator("v4", name="new"), rotator("v2", name="old")
-    engine(bp.scan([old], new, 0, 30, 4))
-    for event in events(documents):
-        assert event["data"]["old"] == pytest.approx(event["data"]["new"], abs=0.01)
-
-
 def test_wire_is_free_for_other_modules_during_a_motion(bench, engine, rotator, slow, generation, wire):
     slow("2")
     device = rotator(generation)

@@ -138,14 +138,6 @@ def test_settings_go_to_the_controller(bench, engine, documents, stage):
     engine(bps.mv(stage.axis[1].velocity, 4.0))
 
 
-def test_what_one_generation_moves_the_other_measures_anew(bench, engine, documents, connection):
-    old, new = make("v2", connection, "old"), make("v4", connection, "new")
-    engine(bp.scan([old], new.axis[1], 0, 1, 3))
-    for event in events(documents):
-        assert event["data"]["old_axis_1"] == pytest.approx(event["data"]["new_axis_1"], abs=0.001)
-    engine(bps.mv(old.axis[1], 0))
-
-
 def test_loop_stays_alive_while_both_generations_move(engine, connection, keeps_loop_alive):
     old, new = make("v2", connection, "old"), make("v4", connection, "new")
 

@@ -179,15 +179,6 @@ def test_watchdog_is_set_only_when_asked_for(bench, connection, engine, generati
     assert truth(bench)["watchdog_s"] == 0
 
 
-def test_both_generations_see_the_same_laser(engine, documents, connection):
-    old, new = make("v2", connection, "old"), make("v4", connection, "new")
-    engine(bps.mv(new.wavelength, 805))
-    engine(bp.count([old, new]))
-    event = events(documents)[0]["data"]
-    assert event["old_wavelength"] == event["new_wavelength"] == 805
-    engine(bps.mv(old.wavelength, 800))
-
-
 async def test_v4_mock_mode_needs_no_wire():
     def no_wire():
         raise AssertionError("the wire was opened")

@@ -276,14 +276,6 @@ def test_block_data_is_read_whole(bench, engine, visa):
     driver.command("*RST")
 
 
-def test_both_generations_share_one_session(bench, engine, documents, visa):
-    old, new = make("v2", visa, name="old"), make("v4", visa, name="new")
-    engine(bps.mv(new.nplc, 0.2))
-    engine(bp.count([old, new], num=3))
-    for event in events(documents):
-        assert event["data"]["old_reading"] == pytest.approx(event["data"]["new_reading"], abs=2e-3)
-
-
 async def test_v4_mock_mode_needs_no_wire():
     def no_wire():
         raise AssertionError("the wire was opened")

@@ -38,33 +38,6 @@ def wait_until(condition, timeout=10.0):
         yield from bps.sleep(0.02)
 
 
-def test_cable_pulled_during_a_motion(bench, engine, documents, wire, make, wait_for):
-    bench.set("bus.2", position_deg=0.0)
-    rotator = make("Elliptec", "bus", "rotator", address="2")
-    meter = make("Newport1830C", "meter", "power")
-    engine(bps.mv(rotator.velocity, 2))
-
-    def plan():
-        yield from bps.abs_set(rotator, 90, group="move")
-        yield from wait_until(lambda: truth(bench, "bus.2")["position_deg"] > 1)
-        bench.unplug("bus")
-        yield from bps.wait("move")
-
-    try:
-        with pytest.raises(FailedStatus) as caught:
-            engine(plan())
-        assert "rotator" in str(caught.value.__cause__)
-        engine(bp.count([meter]))
-        assert len(events(documents)) == 1
-    finally:
-        bench.replug("bus")
-    wait_for(lambda: wire("bus").connected)
-    wait_for(lambda: not truth(bench, "bus.2")["moving"], timeout=20)
-    engine(bps.mv(rotator.velocity, 100))
-    engine(bps.mv(rotator, 10))
-    assert truth(bench, "bus.2")["position_deg"] == pytest.approx(10, abs=0.1)
-
-
 def test_power_lost_during_a_motion(bench, engine, make, wait_for):
     bench.set("bus.3", position_deg=0.0)
     rotator = make("Elliptec", "bus", "rotator", address="3", move_timeout=20.0)
