@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from coexistence.config import DualConfig, Generation, InstrumentConfig
 from coexistence.errors import CoexistenceError, ConfigError
-from coexistence.migration.edit import CannotEdit, ConfigText
+from coexistence.migration.edit import CannotEdit, ConfigText, change_record
 from coexistence.migration.evidence import Evidence
 from coexistence.migration.replace_file import Snapshot, replace_files
 
@@ -136,8 +135,7 @@ def switch(
             f"{instrument.type} is a class from elsewhere, and nothing is known of its twin in {to}",
             f'Add a [[{to}.instruments]] with shadow_of = "{instrument_id}" and its class there.',
         )
-    on = datetime.now(UTC).astimezone().replace(microsecond=0)
-    record = {"from": generation, "on": on, "evidence": "none" if evidence is None else _in_a_word(evidence)}
+    record = change_record(generation, "none" if evidence is None else _in_a_word(evidence))
     texts = {snapshot: ConfigText(snapshot.content.decode("utf-8")) for snapshot in snapshots}
     changed = {
         snapshot: text.text
@@ -165,7 +163,7 @@ def switch(
         to,
         tuple(snapshot.path for snapshot in changed),
         twin.id if twin is not None else None,
-        on.isoformat(),
+        record["on"].isoformat(),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import tomlkit
@@ -159,6 +160,19 @@ class ConfigText:
         if not is_right:
             raise CannotEdit(instrument_id, change)
         self.text = text
+
+
+def change_record(before: Generation, evidence: str) -> dict[str, Any]:
+    """Return what an instrument that changes generation now gets as `migrated`.
+
+    Parameters
+    ----------
+    before
+        The generation it leaves.
+    evidence
+        The verdict of the shadow report, or `none`.
+    """
+    return {"from": before, "on": datetime.now(UTC).replace(microsecond=0), "evidence": evidence}
 
 
 def _with_value(text: str, generation: Generation, index: int, key: str, value: Any) -> str:

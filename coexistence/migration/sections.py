@@ -8,7 +8,7 @@ from typing import Any
 
 from coexistence.config import DualConfig, Generation
 from coexistence.errors import ConfigError
-from coexistence.migration.edit import CannotEdit, ConfigText
+from coexistence.migration.edit import CannotEdit, ConfigText, change_record
 from coexistence.migration.flat import SHADOW_SUFFIX, shadow_lines
 from coexistence.migration.report import Conversion, ConversionRefused, Converted
 
@@ -80,6 +80,8 @@ def _to_v4(edited: ConfigText, settings: dict[str, Any], config: DualConfig, tol
     if "camera_name" in settings and "output_dir" not in settings and storage is not None:
         edited.put(name, "output_dir", str(storage))
         told.remarks.append(f"output_dir added, so that its images stay in {storage}, the storage of v2")
+    edited.remove(name, "migrated")
+    edited.put(name, "migrated", change_record("v2", "none"))
     edited.move(name, "v4")
 
 

@@ -3,6 +3,7 @@
 Beside each `<name>.toml` stands `<name>.expected.txt`: what is told, a line of dashes, and the new file.
 """
 
+import re
 from pathlib import Path
 
 from coexistence.migration import Conversion, convert_file
@@ -25,4 +26,5 @@ def outcome_of(path: Path) -> tuple[str, Conversion]:
         told += [f"  {remark}" for remark in ([one.reason] if one.reason else one.remarks)]
     told += [f"note: {note}" for note in conversion.notes]
     text = "\n".join([*told, RULE, conversion.text])
+    text = re.sub(r"\bon = [^,\n}]+", "on = NOW", text)
     return text.replace(f"{FOLDER}/", ""), conversion
