@@ -160,7 +160,8 @@ def _comparable(one: InstrumentConfig, other: InstrumentConfig) -> bool:
 
 
 def _line_conflicts(config: DualConfig, line_settings: LineSettingsOf | None) -> Iterator[Problem]:
-    first_on: dict[str, tuple[str, dict[str, Any]]] = {}
+    # By port and setting: whoever states it first, and how.
+    first_on: dict[str, dict[str, tuple[str, Any]]] = {}
     for generation, instrument in config.instruments():
         device = instrument.serial_device
         if device is None:
@@ -168,13 +169,13 @@ def _line_conflicts(config: DualConfig, line_settings: LineSettingsOf | None) ->
         settings = instrument.line_settings
         if line_settings is not None and not instrument.is_foreign:
             settings = {key: value for key, value in line_settings(instrument).items() if key in LINE_SETTINGS}
-        first, first_settings = first_on.setdefault(device, (instrument.id, dict(settings)))
         for key, value in settings.items():
-            if first_settings.setdefault(key, value) == value:
+            first, present = first_on.setdefault(device, {}).setdefault(key, (instrument.id, value))
+            if present == value:
                 continue
             yield Problem(
                 f"Instruments {first!r} and {instrument.id!r} are on one port, {device}, "
-                f"with different {key}: {first_settings[key]!r} and {value!r}",
+                f"with different {key}: {present!r} and {value!r}",
                 "their types do not share a line; put one on a port of its own"
                 if key == "terminator"
                 else f"give both the same {key}",
