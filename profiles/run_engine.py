@@ -16,6 +16,7 @@ from bluesky import RunEngine
 from bluesky.run_engine import set_bluesky_event_loop
 from bluesky.utils import Msg
 
+from coexistence.runtime.loops import end_loop
 from profiles.interruption import AbortOnInterrupt
 from profiles.metadata import SharedMetadata
 
@@ -95,16 +96,10 @@ def end_plan(run_engine: RunEngine, timeout: float) -> None:
             time.sleep(_LOOK_S)
 
 
-def end_loop(run_engine: RunEngine) -> None:
+def end_run_engine(run_engine: RunEngine) -> None:
     """Cancel what is left on the RunEngine's loop, and end the loop and its thread."""
-    loop, thread = run_engine.loop, run_engine._th
-    for step in (_cancel_tasks, loop.shutdown_asyncgens, loop.shutdown_default_executor):
-        with contextlib.suppress(TimeoutError):
-            asyncio.run_coroutine_threadsafe(step(), loop).result(LOOP_TIMEOUT_S)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(LOOP_TIMEOUT_S)
-    if not thread.is_alive():
-        loop.close()
+    if not end_loop(run_engine.loop, run_engine._th, LOOP_TIMEOUT_S):
+        logger.warning("Something blocks the event loop of the RunEngine; its thread ends with the process")
     set_bluesky_event_loop(None)
 
 
@@ -145,14 +140,6 @@ class DaemonExecutor(ThreadPoolExecutor):
         deadline = time.monotonic() + LOOP_TIMEOUT_S / 2
         for thread in tuple(self._threads_of_calls) if wait else ():
             thread.join(max(0.0, deadline - time.monotonic()))
-
-
-async def _cancel_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    # Their errors are those of having been stopped; asyncio would report them as never looked at.
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @contextlib.contextmanager

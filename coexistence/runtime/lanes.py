@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from coexistence.runtime.loops import end_loop
+
 _LOOP_END_S = 2.0
 
 
@@ -35,7 +37,7 @@ class Lane(ABC):
 
     @abstractmethod
     def close(self, timeout: float) -> None:
-        """End what the lane made itself, within the timeout (s)."""
+        """End what the lane made itself; each step of that gets the timeout (s)."""
 
 
 class ThreadLane(Lane):
@@ -110,18 +112,5 @@ class LoopLane(Lane):
         loop, thread = self._own, self._thread
         if loop is None or thread is None:
             return
-        for step in (_cancel_tasks, loop.shutdown_asyncgens, loop.shutdown_default_executor):
-            with contextlib.suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(step(), loop).result(min(timeout, _LOOP_END_S))
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(min(timeout, _LOOP_END_S))
-        if not thread.is_alive():
-            loop.close()
+        if end_loop(loop, thread, min(timeout, _LOOP_END_S)):
             self._own = self._thread = None
-
-
-async def _cancel_tasks() -> None:
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -419,12 +419,12 @@ def test_the_log_of_a_session_is_in_the_data_directory(data_dir: Path):
 
 
 def test_sessions_opened_again_and_again_leave_nothing_behind(
-    tmp_path: Path, no_descriptor_left_behind, no_process_left_behind
+    data_dir: Path, no_descriptor_left_behind, no_process_left_behind
 ):
     config = bench([meter("old")], [rotator("new")], simulation={"time_scale": 0.05}, application={"baseline": False})
     config_ports = []
     for _ in range(3):
-        with Session.open(config, simulate=True, data_dir=tmp_path, strict=True) as session:
+        with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
             config_ports += session.simulated.process.ports.values()
             session.RE(bp.count([session.devices.old]))
         assert session.manager.state is RuntimeState.STOPPED

@@ -34,11 +34,9 @@ POSITIONS = [0.0, 10.0, 20.0, 30.0, 40.0, 50.0]
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def session(data_dir: Path) -> Iterator[Session]:
     config = DualConfig.from_mapping(BENCH)
-    with Session.open(
-        config, simulate=True, data_dir=tmp_path_factory.mktemp("wires"), strict=True, suspend_on_wire_loss=True
-    ) as session:
+    with Session.open(config, simulate=True, data_dir=data_dir, strict=True, suspend_on_wire_loss=True) as session:
         yield session
 
 
@@ -171,9 +169,9 @@ def test_a_waiting_plan_can_be_aborted(session: Session, wait_for, capsys):
     unplugger.join()
 
 
-def test_without_the_suspender_the_plan_fails(tmp_path: Path):
+def test_without_the_suspender_the_plan_fails(data_dir: Path):
     config = DualConfig.from_mapping({**BENCH, "v2": {"instruments": []}})
-    with Session.open(config, simulate=True, data_dir=tmp_path, strict=True) as session:
+    with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
         unplugger = Unplugger(session, "power_v4", at_event=2)
         with pytest.raises(Exception, match="ttyUSB0"):
             session.RE(bp.list_scan([session.devices.power_v4], session.devices.turn_v4, POSITIONS), unplugger)

@@ -22,10 +22,12 @@ pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
 BENCH = DualConfig.from_mapping(
     {
         "simulation": {"time_scale": 0.05},
-        "v2": {"instruments": [{"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0"}]},
+        "v2": {
+            "instruments": [{"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 5.0}]
+        },
         "v4": {
             "instruments": [
-                {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0"},
+                {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 5.0},
                 {"id": "turn", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3"},
             ]
         },

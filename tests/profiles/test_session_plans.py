@@ -1,0 +1,264 @@
+"""What a session adds to plans: baseline, suspenders, and the rule that no event is recorded twice."""
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import pytest
+from bluesky import RunEngineInterrupted
+from bluesky.run_engine import call_in_bluesky_event_loop
+from ophyd import Signal
+from ophyd_async.core import soft_signal_rw
+
+from catalog import find_journal, read_journal
+from coexistence import ConfigError
+from coexistence.config import DualConfig
+from profiles.session import Session
+from profiles.suspenders import SuspendBelow, suspender
+
+BENCH = {
+    "simulation": {"time_scale": 0.05},
+    "v2": {
+        "instruments": [
+            {"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.3},
+            {"id": "axis", "type": "ophyd.sim:SynAxis"},
+        ]
+    },
+    "v4": {
+        "instruments": [
+            {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB1", "timeout": 0.3},
+            {"id": "turn", "type": "Elliptec", "serial_port": "/dev/ttyUSB2", "address": "3", "timeout": 0.3},
+            {"id": "camera", "type": "PVCAMInstrument", "camera_name": "cam0"},
+        ]
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def session(data_dir: Path) -> Iterator[Session]:
+    config = DualConfig.from_mapping(BENCH)
+    with Session.open(config, simulate=True, data_dir=data_dir, strict=True, interrupt="pause") as session:
+        yield session
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(session: Session) -> Iterator[None]:
+    baseline = list(session.sd.baseline)
+    yield
+    session.RE.clear_suspenders()
+    session.sd.baseline[:] = baseline
+
+
+@pytest.fixture
+def no_baseline(session: Session) -> None:
+    session.sd.baseline.clear()
+
+
+def events_of(session: Session, uid: str, stream: str = "primary") -> list[dict]:
+    documents = list(read_journal(find_journal(session.data_dir, uid)))
+    descriptors = [doc["uid"] for name, doc in documents if name == "descriptor" and doc["name"] == stream]
+    return [doc for name, doc in documents if name == "event" and doc["descriptor"] in descriptors]
+
+
+# Baseline
+
+
+def test_every_run_has_all_devices_but_cameras_in_its_baseline(session: Session):
+    result = session.RE(bp.count([session.devices.power_v2], 2))
+    before, after = events_of(session, result.run_start_uids[0], "baseline")
+    assert {"power_v2_power", "power_v4_power", "turn", "axis"} <= set(before["data"])
+    assert not [column for column in before["data"] if column.startswith("camera")]
+    assert after["timestamps"]["power_v4_power"] > before["timestamps"]["power_v4_power"]
+    assert len(events_of(session, result.run_start_uids[0])) == 2
+
+
+def test_a_device_that_cannot_be_read_is_left_out_of_the_baseline_and_the_run_goes_on(session: Session, capsys, caplog):
+    simulators = session.simulated.process
+    port = session.instruments["power_v4"].config.wire
+    name = next(name for name, path in simulators.ports.items() if path == port)
+    simulators.power(name, False)
+    try:
+        result = session.RE(bp.count([session.devices.axis]))
+    finally:
+        simulators.power(name, True)
+    (before, _) = events_of(session, result.run_start_uids[0], "baseline")
+    assert result.exit_status == "success"
+    assert "power_v4_power" not in before["data"]
+    assert {"power_v2_power", "turn"} <= set(before["data"])
+    assert "power_v4 is not in the baseline of this run: " in caplog.text
+
+
+def test_a_run_that_fails_is_closed_without_measuring_once_more(session: Session):
+    uids = []
+
+    def plan():
+        uids.append((yield from bps.open_run()))
+        raise ValueError("a mistake")
+
+    with pytest.raises(ValueError, match="a mistake"):
+        session.RE(plan())
+    assert len(events_of(session, uids[0], "baseline")) == 1
+
+
+@pytest.mark.parametrize(("chosen", "names"), [(False, set()), (["turn"], {"turn"}), (["camera"], {"camera"})])
+def test_the_configuration_chooses_the_baseline(chosen, names):
+    from profiles.session import _baseline_names
+
+    config = DualConfig.from_mapping({**BENCH, "application": {"baseline": chosen}})
+    assert _baseline_names(config) == names
+
+
+def test_a_baseline_of_unknown_devices_is_a_problem_of_the_configuration(data_dir: Path):
+    config = DualConfig.from_mapping({**BENCH, "application": {"baseline": ["trun"]}})
+    with pytest.raises(ConfigError, match=r"The baseline names 'trun', which is no instrument / did you mean 'turn'\?"):
+        Session.open(config, simulate=True, data_dir=data_dir)
+
+
+# Each event once
+
+
+@pytest.mark.usefixtures("no_baseline")
+def test_a_plan_that_is_paused_after_an_event_does_not_record_it_again(session: Session):
+    uids = []
+
+    def plan():
+        uids.append((yield from bps.open_run()))
+        yield from bps.checkpoint()
+        for number in range(4):
+            yield from bps.trigger_and_read([session.devices.axis])
+            if number == 1:
+                yield from bps.pause()
+        yield from bps.close_run()
+
+    with pytest.raises(RunEngineInterrupted):
+        session.RE(plan())
+    session.RE.resume()
+    assert [event["seq_num"] for event in events_of(session, uids[0])] == [1, 2, 3, 4]
+
+
+# Suspenders
+
+
+@pytest.fixture(params=["ophyd", "ophyd-async"])
+def level(request: pytest.FixtureRequest, session: Session):
+    """Return a signal of either generation and what sets it, from any thread."""
+    if request.param == "ophyd":
+        signal = Signal(name="level", value=5.0)
+        return signal, signal.put
+    signal = soft_signal_rw(float, 5.0, name="level")
+
+    async def connect() -> None:
+        await signal.connect()
+
+    async def put(value: float) -> None:
+        await signal.set(value)
+
+    call_in_bluesky_event_loop(connect())
+    return signal, lambda value: call_in_bluesky_event_loop(put(value))
+
+
+def scan_with(session: Session, at_event: dict, points: int = 5) -> list[dict]:
+    """Scan, doing something when an event of a number has come; return the events."""
+
+    def act(name: str, document: dict) -> None:
+        if name == "event" and document["seq_num"] in at_event:
+            threading.Thread(target=at_event.pop(document["seq_num"])).start()
+
+    plan = bp.scan([session.devices.power_v4], session.devices.axis, 0, 4, points)
+    result = session.RE(plan, act)
+    assert result.exit_status == "success"
+    return events_of(session, result.run_start_uids[0])
+
+
+@pytest.mark.usefixtures("no_baseline")
+@pytest.mark.parametrize("bad", [0.0, float("nan")])
+def test_a_bad_value_suspends_and_a_good_one_goes_on(session: Session, level, bad: float, wait_for):
+    signal, put = level
+    suspends = session.suspend_when(signal, below=1.0, period_s=0.1)
+    assert not suspends.tripped
+    suspended_for = []
+
+    def spoil() -> None:
+        put(bad)
+        wait_for(lambda: suspends.tripped)
+        began = time.monotonic()
+        time.sleep(0.3)  # the plan has to wait this long
+        put(2.0)
+        suspended_for.append(time.monotonic() - began)
+
+    events = scan_with(session, {2: spoil}, points=20)
+    assert [event["seq_num"] for event in events] == list(range(1, 21))
+    gaps = [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(events)]
+    assert max(gaps) > 0.25
+    assert suspended_for
+
+
+@pytest.mark.usefixtures("no_baseline")
+def test_a_plan_that_begins_while_a_suspender_is_tripped_waits(session: Session, level, wait_for):
+    signal, put = level
+    put(0.0)
+    session.suspend_when(signal, below=1.0, period_s=0.05)
+    threading.Timer(0.3, put, [2.0]).start()
+    began = time.monotonic()
+    assert session.RE(bps.null()).exit_status == "success"
+    assert time.monotonic() - began > 0.2
+
+
+@pytest.mark.usefixtures("no_baseline")
+def test_a_signal_that_must_have_a_value(session: Session, wait_for):
+    shutter = Signal(name="shutter", value=True)
+    suspends = session.suspend_when(shutter, unless=True, period_s=0.05)
+    shutter.put(False)
+    wait_for(lambda: suspends.tripped)
+    assert suspends.reason == "it is False, not True"
+    shutter.put(True)
+    wait_for(lambda: not suspends.tripped)
+    session.RE.remove_suspender(suspends)
+    shutter.put(False)
+    assert session.RE(bps.null()).exit_status == "success"
+
+
+@pytest.mark.usefixtures("no_baseline")
+def test_a_suspender_resumes_at_its_own_threshold_and_after_its_time(session: Session, wait_for):
+    signal = Signal(name="level", value=5.0)
+    suspends = session.suspend_when(signal, below=1.0, resume_at=3.0, sleep=0.3, period_s=0.02)
+    signal.put(0.5)
+    wait_for(lambda: suspends.tripped)
+    signal.put(2.0)
+    wait_for(lambda: suspends.reason == "2 is below 3")
+    began = time.monotonic()
+    signal.put(4.0)
+    wait_for(lambda: not suspends.tripped)
+    assert time.monotonic() - began > 0.25
+
+
+@pytest.mark.usefixtures("no_baseline")
+@pytest.mark.parametrize("generation", ["v2", "v4"])
+def test_a_poll_that_fails_suspends_instead_of_leaving_the_old_value(session: Session, generation: str, wait_for):
+    simulators = session.simulated.process
+    device = session.devices[f"power_{generation}"]
+    port = session.instruments[device.name].config.wire
+    name = next(name for name, path in simulators.ports.items() if path == port)
+    suspends = session.suspend_when(device.power, below=-1.0, period_s=0.05)
+    assert not suspends.tripped
+    simulators.power(name, False)
+    try:
+        wait_for(lambda: suspends.tripped, timeout=10)
+        assert "it cannot be read: " in suspends.reason
+    finally:
+        simulators.power(name, True)
+    wait_for(lambda: not suspends.tripped, timeout=10)
+
+
+def test_suspenders_ask_for_one_condition():
+    signal = Signal(name="level", value=5.0)
+    with pytest.raises(ValueError, match="give one of below, above, unless; given: none"):
+        suspender(signal)
+    with pytest.raises(ValueError, match="given: below, above"):
+        suspender(signal, below=1, above=2)
+    with pytest.raises(ValueError, match=r"resume_at \(0\) must not be below the limit \(1\)"):
+        SuspendBelow(signal, 1, resume_at=0)
