@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,22 +98,12 @@ def _parts(instrument: ShadowedInstrument, comparisons: Sequence[Comparison]) ->
         f"({instrument.twin_generation}), {count} run{'s' * (count != 1)}",
         title_justify="left",
     )
-    for heading in ("signal", "n", "bias", "spread", "95 % within", "slope", "correlation", "lag / ms", "tolerance"):
-        table.add_column(heading, justify="left" if heading == "signal" else "right")
+    table.add_column("")
     for comparison in comparisons:
         unit = f" / {comparison.unit}" if comparison.unit else ""
-        limits = comparison.limits_of_agreement
-        table.add_row(
-            f"{comparison.signal}{unit}",
-            str(comparison.n),
-            _number(comparison.bias, comparison.bias_error),
-            _number(comparison.spread),
-            "" if limits is None else f"{limits[0]:+.3g} … {limits[1]:+.3g}",
-            _number(comparison.slope, comparison.slope_error),
-            _number(comparison.correlation),
-            _number(comparison.lag_s, comparison.lag_error_s, scale=1e3),
-            str(comparison.tolerance),
-        )
+        table.add_column(f"{comparison.signal}{unit}", justify="right")
+    for heading, described in _ROWS.items():
+        table.add_row(heading, *map(described, comparisons))
     parts: list[Any] = [table]
     for comparison in comparisons:
         parts.append(Text(f"{comparison.signal}: {comparison}", _STYLES[comparison.verdict]))
@@ -125,6 +115,24 @@ def _parts(instrument: ShadowedInstrument, comparisons: Sequence[Comparison]) ->
         if comparison.discarded:
             parts.append(Text(f"   {comparison.discarded} readings are missing"))
     return parts
+
+
+def _limits(comparison: Comparison) -> str:
+    limits = comparison.limits_of_agreement
+    return "-" if limits is None else f"{limits[0]:+.3g} … {limits[1]:+.3g}"
+
+
+_ROWS: dict[str, Callable[[Comparison], str]] = {
+    "pairs of readings": lambda comparison: str(comparison.n),
+    "bias": lambda comparison: _number(comparison.bias, comparison.bias_error),
+    "spread": lambda comparison: _number(comparison.spread),
+    "95 % of differences": _limits,
+    "slope": lambda comparison: _number(comparison.slope, comparison.slope_error),
+    "correlation": lambda comparison: _number(comparison.correlation),
+    "lag / ms": lambda comparison: _number(comparison.lag_s, comparison.lag_error_s, scale=1e3),
+    "outliers": lambda comparison: str(len(comparison.outliers)),
+    "tolerated": lambda comparison: str(comparison.tolerance),
+}
 
 
 def draw(compared: Compared, tolerances: Tolerances, path: Path) -> None:
@@ -175,4 +183,4 @@ def _number(value: float | None, error: float | None = None, *, scale: float = 1
     if value is None:
         return "-"
     text = f"{value * scale:.4g}"
-    return f"{text} ± {error * scale:.1g}" if error else text
+    return f"{text} ± {error * scale:.2g}" if error else text
