@@ -18,7 +18,7 @@ from bluesky import RunEngine
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
-from ophyd_async.core import set_mock_value
+from ophyd_async.core import NotConnectedError, set_mock_value
 
 from coexistence import CoexistenceError, Connection, SharedResources
 from coexistence.config import InstrumentConfig
@@ -168,11 +168,19 @@ class Bench:
         self.devices: dict[tuple[str, str], Any] = {}
         for number, (cell_name, cell) in enumerate(CELLS.items()):
             for generation in GENERATIONS:
-                device = build(self._config(cell, f"{generation}_{number}"), generation, self.hardware)
-                connecting = device.connect()
-                if generation == "v4":
-                    call_in_bluesky_event_loop(connecting)
+                device = self.another(cell, f"{generation}_{number}", generation)
+                self.connect(device, generation)
                 self.devices[cell_name, generation] = device
+
+    def another(self, cell: Cell, name: str, generation: Any) -> Any:
+        """Make a device; it is not connected yet."""
+        return build(self._config(cell, name), generation, self.hardware)
+
+    def connect(self, device: Any, generation: str) -> None:
+        """Connect a device."""
+        connecting = device.connect()
+        if generation == "v4":
+            call_in_bluesky_event_loop(connecting)
 
     def _config(self, cell: Cell, name: str) -> InstrumentConfig:
         return InstrumentConfig(id=name, type=cell.type_name, timeout=0.4, **self._address(cell), **cell.options)
@@ -238,9 +246,9 @@ def impatient():
     """Do not wait for laser and controller as long as the real ones may take."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (maitai, esp300):
-            patch.setattr(module, "_REPLY_TIMEOUT_S", 0.4)
+            patch.setattr(module, "_REPLY_TIMEOUT_S", 0.8)
         for protocol in (maitai.MaiTaiProtocol, maitai.MaiTaiWavelength, esp300.Esp300Protocol, esp300.Esp300Axis):
-            patch.setattr(protocol, "reply_timeout_s", 0.8)
+            patch.setattr(protocol, "reply_timeout_s", 1.6)
         yield
 
 
@@ -372,7 +380,42 @@ def _works(bench, device):
     return False
 
 
+STRANGER = {"Elliptec": "2INACME toaster\r\n"}
+"""By type, what answers in the instrument's place; a module's reply begins with its address, or it is not its own."""
+ON_WIRES = [name for name, cell in CELLS.items() if cell.medium != "camera"]
+
+
+@every_generation
+@pytest.mark.parametrize("cell_name", ON_WIRES)
+def test_another_instrument_on_the_wire_is_refused_with_what_it_said(bench, cell_name, generation, wait_for):
+    cell = CELLS[cell_name]
+    stranger = STRANGER.get(cell.type_name, "ACME toaster\r\n")
+    bench.simulators.fault(cell.wire, "garbage", count=None, data=stranger)
+    device = bench.another(cell, "stranger", generation)
+    try:
+        with pytest.raises((ProtocolError, NotConnectedError)) as caught:
+            bench.connect(device, generation)
+        assert "ACME toaster" in str(caught.value)
+        assert "stranger" in str(caught.value)
+    finally:
+        bench.simulators.clear_faults()
+        device.destroy()
+    wait_for(lambda: _works(bench, bench.devices[cell_name, generation]))
+
+
 MOVABLES = [name for name, cell in CELLS.items() if cell.movable and cell.medium == "serial"]
+
+
+def _begin_and_lose(bench, cell, movable, lose):
+    """Begin a move, and lose the instrument when it is under way."""
+    begin = bench.truth(cell)
+    yield from bps.abs_set(movable, cell.target, group="move")
+    deadline = time.monotonic() + 5
+    while abs(bench.truth(cell) - begin) < 0.02 * abs(cell.target - begin):
+        assert time.monotonic() < deadline
+        yield from bps.sleep(0.01)
+    lose()
+    yield from bps.wait("move")
 
 
 @every_generation
@@ -381,19 +424,9 @@ def test_cable_pulled_in_the_middle_of_a_move(bench, cell_name, generation, wait
     cell, device = CELLS[cell_name], bench.devices[cell_name, generation]
     movable, other = _part(device, cell.movable), bench.devices["1830-C on a serial line", generation]
     begin = bench.truth(cell)
-
-    def pulled():
-        yield from bps.abs_set(movable, cell.target, group="move")
-        deadline = time.monotonic() + 5
-        while abs(bench.truth(cell) - begin) < 0.02 * abs(cell.target - begin):
-            assert time.monotonic() < deadline
-            yield from bps.sleep(0.01)
-        bench.simulators.unplug(cell.wire)
-        yield from bps.wait("move")
-
     try:
         with pytest.raises(FailedStatus) as caught:
-            bench.run(pulled())
+            bench.run(_begin_and_lose(bench, cell, movable, lambda: bench.simulators.unplug(cell.wire)))
         assert device.name in str(caught.value.__cause__)
         assert len(bench.run(bp.count([other]))) == 1
     finally:
@@ -422,3 +455,25 @@ def test_what_one_generation_moves_the_other_measures_anew(bench, cell_name, mov
     values = [event["data"][column_of(reading, cell)] for event in measured]
     assert values == pytest.approx([begin, begin + step, begin + 2 * step], abs=max(cell.tolerance, 0.3 * abs(step)))
     bench.run(bps.mv(moving, begin))
+
+
+@every_generation
+@pytest.mark.parametrize("cell_name", MOVABLES)
+def test_power_lost_in_the_middle_of_a_move(bench, cell_name, generation, wait_for):
+    cell, device = CELLS[cell_name], bench.devices[cell_name, generation]
+    other = bench.devices["1830-C on a serial line", generation]
+    instrument = cell.wire if cell.wire in bench.simulators.truth()["instruments"] else f"{cell.wire}.2"
+    off = lambda: bench.simulators.power(instrument, False)  # noqa: E731
+    try:
+        with pytest.raises(FailedStatus) as caught:
+            bench.run(_begin_and_lose(bench, cell, _part(device, cell.movable), off))
+        assert device.name in str(caught.value.__cause__)
+        assert len(bench.run(bp.count([other]))) == 1
+    finally:
+        bench.simulators.power(instrument, True)
+    wait_for(lambda: _works(bench, device))
+    enabled = getattr(_part(device, cell.movable), "enabled", None)
+    if enabled is not None:
+        bench.run(bps.mv(enabled, True))
+    bench.run(bps.mv(_part(device, cell.movable), cell.target))
+    assert bench.truth(cell) == pytest.approx(cell.target, abs=cell.tolerance)
