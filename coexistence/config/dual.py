@@ -134,7 +134,7 @@ class DualConfig(Section):
 
     def only(self, *ids: str) -> DualConfig:
         """Return the configuration with these instruments alone; an id that is none is left out."""
-        kept = {
+        kept: dict[str, Any] = {
             name: self.generation(name).model_copy(
                 update={"instruments": tuple(i for i in self.generation(name).instruments if i.id in ids)}
             )

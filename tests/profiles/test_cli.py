@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from catalog import find_journal, read_journal
-from coexistence.config import DualConfig
-from profiles.configuration import find_configuration
+from profiles.configuration import load_configuration
+from profiles.demo import SHOWN
 from profiles.runs import list_runs
 from profiles.simulation import SimulatedBench
 
@@ -42,14 +42,15 @@ def processes_of(data_dir: Path) -> list[str]:
 def test_the_demo_finds_what_the_bench_was_set_to_and_keeps_its_server_if_asked(tandem, tmp_path: Path, wait_for):
     data_dir = tmp_path / "fresh"
     began = time.monotonic()
-    done = finished(tandem("demo", "--json", "--keep", "--data-dir", data_dir), timeout=140)
+    done = finished(tandem("demo", "--json", "--keep", "--data-dir", data_dir), timeout=140, env=FAST)
     took = time.monotonic() - began
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    with SimulatedBench(DualConfig.load(find_configuration("sim"), environment={})) as bench:
+    with SimulatedBench(load_configuration("sim").only(*SHOWN)) as bench:
         truth = bench.process.truth()["bench"]
     assert {"run_uid", "points", "streams", "fit", "max_generation_difference_w", "plot", "duration_s"} <= set(result)
-    assert (result["points"], result["streams"]) == (37, ["primary"])
+    assert result["points"] == 37
+    assert {"primary", "baseline"} <= set(result["streams"])
     fit = result["fit"]
     assert fit["angle_deg"] == pytest.approx(truth["angle_deg"], abs=0.5)
     assert fit["amplitude_w"] == pytest.approx(truth["amplitude_w"], rel=0.02)
@@ -63,17 +64,16 @@ def test_the_demo_finds_what_the_bench_was_set_to_and_keeps_its_server_if_asked(
     with urllib.request.urlopen(result["web"]) as page:
         assert page.status == 200
     assert finished(tandem("catalog", "stop", data_dir)).stdout == "The catalog has stopped.\n"
-    wait_for(lambda: not processes_of(data_dir), timeout=10)
+    wait_for(lambda: not processes_of(data_dir), timeout=30)
     documents = list(read_journal(find_journal(data_dir, result["run_uid"])))
     assert documents[-1][1]["exit_status"] == "success"
 
 
 @pytest.mark.server
 @pytest.mark.timeout(90)
-def test_the_demo_says_something_soon_and_stops_in_order_on_ctrl_c(tandem, tmp_path: Path, wait_for):
-    data_dir = tmp_path / "fresh"
+def test_the_demo_says_something_soon_and_stops_in_order_on_ctrl_c(tandem, data_dir: Path, wait_for):
     with subprocess.Popen(
-        tandem("demo", "--data-dir", data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        tandem("demo", "--data-dir", data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=FAST
     ) as demo:
         assert demo.stdout is not None
         began = time.monotonic()
@@ -86,7 +86,7 @@ def test_the_demo_says_something_soon_and_stops_in_order_on_ctrl_c(tandem, tmp_p
             assert lines[-1], "the demo ended before its fifth point"
         demo.send_signal(signal.SIGINT)
         began = time.monotonic()
-        output, errors = demo.communicate(timeout=20)
+        output, errors = demo.communicate(timeout=30)
         assert time.monotonic() - began < 5 * MARGIN
     assert demo.returncode == 130
     assert "Stopped. The run is closed as aborted; the catalog gets what was measured." in output
@@ -95,20 +95,19 @@ def test_the_demo_says_something_soon_and_stops_in_order_on_ctrl_c(tandem, tmp_p
     documents = list(read_journal(find_journal(data_dir, uid)))
     assert documents[-1][1]["exit_status"] == "abort"
     assert [name for name, _ in documents].count("event") >= 5
-    # What was measured is delivered by the daemon, which then stops by itself.
-    wait_for(lambda: not processes_of(data_dir), timeout=60)
-    assert find_journal(data_dir, uid).suffix == ".gz"
+    wait_for(lambda: find_journal(data_dir, uid).suffix == ".gz", timeout=60)
 
 
 def test_help_comes_soon(tandem):
-    took = []
     for _ in range(5):  # the first time compiles; others may be busy with the processor
         began = time.monotonic()
         done = finished(tandem("--help"))
-        took.append(time.monotonic() - began)
-    assert min(took) < 0.5 * MARGIN
-    for command in ("demo", "shell", "run", "runs", "config", "catalog"):
-        assert command in done.stdout
+        took = time.monotonic() - began
+        if took < 0.5:
+            break
+    assert took < 0.5 * MARGIN
+    for command in ("demo", "shell", "run", "runs", "config", "wires", "health", "validate", "catalog", "doctor"):
+        assert f" {command} " in done.stdout
 
 
 def test_a_mistyped_command_is_told(tandem):
@@ -117,7 +116,7 @@ def test_a_mistyped_command_is_told(tandem):
     assert "No such command 'dmeo'" in done.stderr
 
 
-@pytest.mark.parametrize(("profile", "instruments"), [("sim", 4), ("lab", 8)])
+@pytest.mark.parametrize(("profile", "instruments"), [("sim", 8), ("lab", 8)])
 def test_config_check_accepts_the_profiles_that_come_with_the_project(tandem, profile: str, instruments: int):
     done = finished(tandem("config", "check", "--no-hardware", profile))
     assert (done.returncode, done.stderr) == (0, "")
@@ -148,10 +147,32 @@ def test_config_check_looks_for_the_ports(tandem, tmp_path: Path):
     assert "Serial port '/dev/no-such-port' of instrument 'a' does not exist" in done.stderr
 
 
-def test_the_schema_of_configuration_files_is_for_editors(tandem):
-    schema = json.loads(finished(tandem("config", "schema")).stdout)
-    assert set(schema["properties"]) == {"application", "v2", "v4", "catalog", "simulation"}
-    assert {"id", "type", "serial_port"} <= set(schema["$defs"]["InstrumentConfig"]["properties"])
+@pytest.mark.parametrize(("disabled", "foreign"), [("V2", "ophyd"), ("V4", "ophyd_async")])
+def test_one_generation_alone_never_imports_the_others_library(
+    tandem, data_dir: Path, tmp_path: Path, disabled: str, foreign: str
+):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom bluesky.plans import count\nresult = RE(count([*devices.values()][:1]))\n"
+        "generations = {each.generation for each in session.instruments.values()}\n"
+        f"print(result.exit_status, {foreign!r} in sys.modules, generations)\n"
+    )
+    alone = {**FAST, f"TANDEM__{disabled}__ENABLED": "false"}
+    done = finished(tandem("run", "--simulate", "--data-dir", data_dir, script), env=alone)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"success False {{'{'v4' if disabled == 'V2' else 'v2'}'}}"
+
+
+def test_the_lab_template_scans_without_its_hardware(tandem, data_dir: Path, tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from bluesky.plans import scan\n"
+        "result = RE(scan([power_v2, power_v4, voltmeter], stages.axis[1], 0, 0.2, 3))\n"
+        "print(result.exit_status, len(session.failures))\n"
+    )
+    done = finished(tandem("run", "--simulate", "--config", "lab", "--data-dir", data_dir, script), env=FAST)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "success 0"
 
 
 @pytest.mark.server

@@ -1,12 +1,24 @@
 """What the registry of devices has to say about a configuration: exact message, suggestion and line."""
 
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import jsonschema
 import pytest
 
+from coexistence.config import (
+    ApplicationConfig,
+    CatalogConfig,
+    GenerationConfig,
+    InstrumentConfig,
+    SimulationConfig,
+)
 from coexistence.errors import ConfigError
-from profiles.configuration import load_configuration
+from devices import registry
+from profiles.config_schema import schema
+from profiles.configuration import find_configuration, load_configuration
+from profiles.docstrings import field_texts
 
 SERIAL = '[[{generation}.instruments]]\nid = "{id}"\ntype = "{type}"\nserial_port = "/dev/{port}"\n{more}'
 
@@ -83,7 +95,8 @@ SOCKET = '[[v4.instruments]]\nid = "v"\ntype = "ScpiMeter"\nresource = "TCPIP0::
         ),
         pytest.param(
             CAMERA.replace("PVCAMInstrument", "Elliptec") + 'camera_name = "pvcam0"\n',
-            "Instrument 'c' is of type Elliptec, which has no camera_name / give its serial_port or resource / bench.toml:4",
+            "Instrument 'c' is of type Elliptec, which has no camera_name / give its serial_port or resource / "
+            "bench.toml:4",
             id="rotator in a camera library",
         ),
         pytest.param(
@@ -151,3 +164,30 @@ def test_types_of_both_generations_and_classes_from_elsewhere_stand_side_by_side
         + 'camera_name = "pvcam0"\n'
     )
     assert problems_of(text) == []
+
+
+def test_editors_know_the_options_of_each_type():
+    made = schema()
+    jsonschema.Draft7Validator.check_schema(made)
+    validator = jsonschema.Draft7Validator(made)
+    for profile in ("sim", "lab"):
+        assert list(validator.iter_errors(tomllib.loads(find_configuration(profile).read_text()))) == []
+    types = {each["title"]: each for each in made["definitions"]["InstrumentConfig"]["oneOf"]}
+    assert set(types) == {*registry.type_names(), "package.module:Class"}
+    elliptec = types["Elliptec"]
+    assert elliptec["properties"]["address"]["description"] == "Address on the bus, one hexadecimal digit."
+    assert elliptec["properties"]["type"]["const"] == "Elliptec"
+    assert "camera_name" not in elliptec["properties"]
+    assert "axes" not in elliptec["properties"]
+    for wrong in ("wavelenght = 780\n", 'resource = "GPIB0::20::INSTR"\n', 'units = "Watt"\n'):
+        assert list(validator.iter_errors(tomllib.loads(on_port("Newport1830C", wrong))))
+
+
+def test_the_reference_has_every_key(repository: Path):
+    page = (repository / "docs" / "configuration.md").read_text()
+    models = [ApplicationConfig, CatalogConfig, SimulationConfig, GenerationConfig, InstrumentConfig]
+    models += [registry.instrument_type(name).options for name in registry.type_names()]
+    missing = {
+        f"{model.__name__}.{key}" for model in models for key in field_texts(model) if f"| `{key}` |" not in page
+    }
+    assert missing - {"GenerationConfig.instruments"} == set()
