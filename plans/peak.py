@@ -82,12 +82,14 @@ def fit_peak(position: ArrayLike, signal: ArrayLike, model: PeakModel = "gaussia
         raise ValueError(
             f"a peak needs at least {MIN_POINTS} valid readings that differ, at different positions; there are {len(x)}"
         )
-    best, r_squared = _fitted(x / step, (y - y.min()) / span, model)
+    # Far from zero, or with steps far from one, the optimizer's own steps would be too coarse or too fine.
+    middle = float(x[0] + x[-1]) / 2
+    best, r_squared = _fitted((x - middle) / step, (y - y.min()) / span, model)
     sign = -1.0 if dip else 1.0
     statistics = _statistics(x, y)
     top = int(np.argmax(y))
     return Peak(
-        center=best["center"][0] * step,
+        center=middle + best["center"][0] * step,
         center_error=best["center"][1] * step,
         fwhm=best["fwhm"][0] * step,
         fwhm_error=best["fwhm"][1] * step,
@@ -145,7 +147,7 @@ def _fitted(
     parameters = shape.guess(y, x=x)
     spacing = float(np.min(np.diff(np.unique(x))))
     parameters["center"].set(min=float(x[0]), max=float(x[-1]))
-    parameters["sigma"].set(min=spacing / 10)
+    parameters["sigma"].set(min=spacing / 10, max=4.0)
     composite = shape + models.ConstantModel()
     parameters.add("c", value=float(np.median(y)))
     result = composite.fit(y, parameters, x=x)

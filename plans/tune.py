@@ -20,6 +20,7 @@ REACH_IN_WIDTHS = 2.0
 
 SIGNIFICANT = 3.0
 """How many standard errors high a peak has to be."""
+PERFECT = 1 - 1e-9
 
 
 class NoPeak(PlanError):
@@ -173,6 +174,8 @@ def _objection(peak: Peak, low: float, high: float, dip: bool) -> str:
         return f"what is there points {'upwards' if dip else 'downwards'}"
     if not low < peak.center < high:
         return f"the best fit has its center at the edge of the range, at {peak.center:g}"
-    if not SIGNIFICANT * peak.height_error < abs(peak.height):
+    # Readings without any noise leave a fit without errors.
+    perfect = np.isnan(peak.height_error) and peak.r_squared > PERFECT
+    if not perfect and not SIGNIFICANT * peak.height_error < abs(peak.height):
         return f"the best fit has a height of {peak.height:g} ± {peak.height_error:g}"
     return ""
