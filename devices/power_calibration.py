@@ -19,6 +19,7 @@ _PERIOD_DEG = 90.0
 _HALF_PERIOD_DEG = 45.0
 _PRECISION = {"W": 9, "fraction": 5}
 _NUMBERS = ("angle_deg", "amplitude", "offset")
+_RESULT = {"angle_deg": "angle", "amplitude": "amplitude", "offset": "offset"}
 
 
 class CalibrationUnusable(ValueError):
@@ -63,10 +64,10 @@ class PowerCalibration:
         CalibrationUnusable
             The event has not what is needed.
         """
-        missing = [name for name in _NUMBERS if name not in row]
+        missing = [name for name in _RESULT.values() if name not in row]
         if missing:
             raise CalibrationUnusable(f"there is no {' and no '.join(missing)} in the result.", run_uid)
-        numbers = {name: float(row[name]) for name in _NUMBERS}
+        numbers = {name: float(row[stored]) for name, stored in _RESULT.items()}
         return cls(**numbers, signal=str(row.get("signal", "")), run_uid=run_uid)
 
     @classmethod

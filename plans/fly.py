@@ -222,14 +222,14 @@ class _Sweeps:
                     "start": segment.start,
                     "stop": segment.end,
                     "wanted_velocity": self._velocity if segment.end > segment.start else -self._velocity,
-                    **fit.as_dict(),
+                    **fit.as_row(),
                     "interrupted": segment.interrupted,
                 }
             )
         units = events.units(name, stream)
         lengths = dict.fromkeys(("start", "stop"), units)
         speeds = dict.fromkeys(("velocity", "wanted_velocity"), f"{units}/s")
-        seconds = ("timing_error_s", "largest_timing_error_s", "sample_time_error_s")
+        seconds = ("timing_error", "largest_timing_error", "sample_time_error")
         return Result("fly", rows, lengths | speeds | dict.fromkeys(seconds, "s"))
 
     def _segment(self, number: int, start: float, end: float) -> Generator[Msg, Any, float]:

@@ -29,9 +29,9 @@ class SweepFit:
     samples: int
     """How many positions within the range took part."""
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the numbers by name."""
-        return asdict(self)
+    def as_row(self) -> dict[str, float]:
+        """Return the numbers by the names they are stored under: without units."""
+        return {name.removesuffix("_s"): value for name, value in asdict(self).items()}
 
 
 def fit_sweep(

@@ -159,10 +159,20 @@ def malus(
         position = events.column(position_column(rotator))
         columns = [name for detector in detectors for name in get_hinted_fields(detector)]
         fits = {name: fit_malus(position, events.column(name)) for name in columns}
-        rows: list[Row] = [{"signal": name, **fit.as_dict(), "contrast": fit.contrast} for name, fit in fits.items()]
-        return Result(
-            "malus", rows, {"angle_deg": "deg", "angle_error_deg": "deg", "amplitude_w": "W", "offset_w": "W"}
-        )
+        rows: list[Row] = [{"signal": name, **_as_row(fit)} for name, fit in fits.items()]
+        return Result("malus", rows, {"angle": "deg", "amplitude": "W", "offset": "W"})
 
     uid: str = yield from with_results(bp.scan(list(detectors), rotator, start, stop, num, md=metadata), analyse)
     return uid
+
+
+def _as_row(fit: MalusFit) -> dict[str, float]:
+    return {
+        "angle": fit.angle_deg,
+        "angle_error": fit.angle_error_deg,
+        "amplitude": fit.amplitude_w,
+        "offset": fit.offset_w,
+        "contrast": fit.contrast,
+        "r_squared": fit.r_squared,
+        "points": fit.points,
+    }

@@ -52,9 +52,10 @@ class HalfWavePlateFit:
         position = np.asarray(position_deg, dtype=float)
         return self.offset + self.amplitude * np.cos(np.radians(2 * (position - self.angle_deg))) ** 2
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the numbers by name."""
-        return asdict(self)
+    def as_row(self) -> dict[str, float]:
+        """Return the numbers by the names they are stored under: `angle` and `angle_error` (deg), and so on."""
+        numbers = asdict(self)
+        return {"angle": numbers.pop("angle_deg"), "angle_error": numbers.pop("angle_error_deg"), **numbers}
 
 
 def fit_half_wave_plate(position_deg: ArrayLike, power: ArrayLike) -> HalfWavePlateFit:
@@ -142,10 +143,9 @@ def calibrate_half_wave_plate(
     def analyse(events: RunEvents) -> Result:
         position = events.column(position_column(rotator))
         names = column_names(detectors)
-        rows: list[Row] = [
-            {"signal": name, **fit_half_wave_plate(position, events.column(name)).as_dict()} for name in names
-        ]
-        return Result("half_wave_plate", rows, {"angle_deg": "deg", "angle_error_deg": "deg"} | _powers(events, names))
+        fits = {name: fit_half_wave_plate(position, events.column(name)) for name in names}
+        rows: list[Row] = [{"signal": name, **fit.as_row()} for name, fit in fits.items()]
+        return Result("half_wave_plate", rows, {"angle": "deg"} | _powers(events, names))
 
     plan = bp.scan(list(detectors), rotator, start, stop, num, md=metadata)
     uid: str = yield from with_results(plan, analyse)

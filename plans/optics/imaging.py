@@ -9,7 +9,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
-from bluesky.protocols import Readable
+from bluesky.protocols import Movable, NamedMovable, Readable
 from bluesky.utils import Msg
 
 from plans.checks import Arguments, run_metadata
@@ -19,7 +19,7 @@ from plans.with_dark import with_dark
 
 def image_scan(
     camera: Any,
-    motor: Any | None = None,
+    motor: Movable[float] | None = None,
     start: float = 0.0,
     stop: float = 0.0,
     num: int = 1,
@@ -27,7 +27,7 @@ def image_scan(
     detectors: Sequence[Readable[Any]] = (),
     region: Sequence[int] | None = None,
     exposure_ms: int | None = None,
-    shutter: Any = None,
+    shutter: NamedMovable[Any] | None = None,
     dark_frames: int = 0,
     note: str | None = None,
     sample: str | None = None,
@@ -125,7 +125,7 @@ def image_scan(
             else bp.scan(devices, motor, start, stop, num, md=metadata)
         )
         analysed = with_results(plan, analyse)
-        if dark_frames:
+        if dark_frames and shutter is not None:
             analysed = with_dark(analysed, shutter, devices[:1], num=dark_frames)
         return (yield from analysed)
 

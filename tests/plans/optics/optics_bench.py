@@ -113,7 +113,7 @@ class Bench:
             port.close()
 
     def _make(self, kind: Any, wire: str, name: str, **options: Any) -> Any:
-        device = kind(Connection(self._ports[wire], name), name=name, **options)
+        device = kind(Connection(self._ports[wire], name, timeout=5.0), name=name, **options)
         self._connect(device)
         return device
 

@@ -101,8 +101,8 @@ def test_run_has_velocity_timing_error_and_samples(bench):
         assert row["velocity"] == pytest.approx(forwards * VELOCITY / TIME_SCALE, rel=0.05)
         assert row["wanted_velocity"] == forwards * VELOCITY
         assert abs(row["velocity"] * TIME_SCALE - row["wanted_velocity"]) < 0.05
-        assert 0 <= row["timing_error_s"] <= row["largest_timing_error_s"] < 0.05
-        assert 0 < row["sample_time_error_s"] < 0.1
+        assert 0 <= row["timing_error"] <= row["largest_timing_error"] < 0.05
+        assert 0 < row["sample_time_error"] < 0.1
         assert not row["interrupted"]
     samples = bench.events(f"{AXIS}_sweep")
     assert len(samples) > sum(row["samples"] for row in rows) > 10

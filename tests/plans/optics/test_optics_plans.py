@@ -37,8 +37,8 @@ def test_malus_stores_its_fit(bench, row):
     bench.RE(malus([bench.meter], bench.polarizer, 0, 175, 15))
     truth, found = bench.truth["bench"], row(bench, "malus")
     assert found["signal"] == "meter_power"
-    assert agrees(found["angle_deg"], truth["angle_deg"], found["angle_error_deg"], ROTATOR_STEP_DEG)
-    assert found["amplitude_w"] == pytest.approx(truth["amplitude_w"], rel=0.01)
+    assert agrees(found["angle"], truth["angle_deg"], found["angle_error"], ROTATOR_STEP_DEG)
+    assert found["amplitude"] == pytest.approx(truth["amplitude_w"], rel=0.01)
 
 
 def test_half_wave_plate(bench, row):
@@ -47,7 +47,7 @@ def test_half_wave_plate(bench, row):
     found = row(bench, "half_wave_plate")
     truth = fit_half_wave_plate(FINE, [bench_power(angle, 12.7, source_w(bench)) for angle in FINE])
     assert truth.r_squared == pytest.approx(1.0)
-    assert agrees(found["angle_deg"], truth.angle_deg, found["angle_error_deg"], ROTATOR_STEP_DEG)
+    assert agrees(found["angle"], truth.angle_deg, found["angle_error"], ROTATOR_STEP_DEG)
     assert agrees(found["amplitude"], truth.amplitude, found["amplitude_error"], 1e-3 * truth.amplitude)
     assert agrees(found["offset"], truth.offset, found["offset_error"], 1e-3 * truth.amplitude)
 

@@ -98,7 +98,7 @@ def test_calibrations_that_are_none_are_refused(tmp_path):
         PowerCalibration(angle_deg=float("nan"), amplitude=1e-3, offset=0.0)
     assert "tandem run calibrate_half_wave_plate" in str(caught.value)
     with pytest.raises(CalibrationUnusable, match="no amplitude"):
-        PowerCalibration.from_result({"angle_deg": 1.0, "offset": 0.0})
+        PowerCalibration.from_result({"angle": 1.0, "offset": 0.0})
     with pytest.raises(CalibrationUnusable, match="nothing to be set"):
         PowerCalibration(angle_deg=1.0, amplitude=0.0, offset=0.0)
     (tmp_path / "x.json").write_text("{]")
