@@ -182,9 +182,9 @@ class DataDirectory:
         if found.isdigit() and int(found) > FORMAT:
             raise DataDirectoryError(
                 self.format_file,
-                f"The data directory {self.root} was written by a newer version of ophyd-tandem (its format is {found}, "
-                f"this version knows {FORMAT}). Install that version here too, or give another directory; nothing in "
-                "it was changed.",
+                f"The data directory {self.root} was written by a newer version of ophyd-tandem (its format is "
+                f"{found}, this version knows {FORMAT}). Install that version here too, or give another directory; "
+                "nothing in it was changed.",
             )
 
     @property

@@ -38,13 +38,15 @@ def state_of(session: CatalogSession) -> CatalogState:
     return state
 
 
-def assert_all_there(session: CatalogSession, uid: str, emitted: list[tuple[str, dict[str, Any]]]) -> None:
+def assert_all_there(
+    session: CatalogSession, uid: str, emitted: list[tuple[str, dict[str, Any]]], timeout: float = 60.0
+) -> None:
     """Check that the journal begins with everything emitted, and the catalog holds the journal exactly once."""
-    session.wait_delivered(uid, timeout=60.0)
+    session.wait_delivered(uid, timeout=timeout)
     recorded = original_documents(session.directory.root, uid)
     # A killed session may have recorded one document that it did not get to tell.
     assert [encode(*each) for each in recorded[: len(emitted)]] == [encode(*each) for each in emitted]
-    catalog = session.catalog(wait=60.0)
+    catalog = session.catalog(wait=timeout)
     assert list(catalog).count(uid) == 1
     assert compare_run(session.directory.root, catalog[uid]) == []
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import stat
+import threading
 import time
+import traceback
+import tracemalloc
+import uuid
+from pathlib import Path
 
 import pytest
 from bluesky.plans import count
@@ -95,6 +102,71 @@ def test_a_torn_journal_is_delivered_up_to_the_tear(served, measuring):
     assert_all_there(served, session.uid, session.emitted)
 
 
+def read_again_and_again(session, stop, seen, failures):
+    """Read the newest runs as an analyst would; rows that were there must not be missing the next time."""
+    catalog = session.catalog()
+    try:
+        while not stop.is_set():
+            for uid in list(catalog)[-2:]:
+                run = catalog[uid]
+                if "primary" in run and "internal" in run["primary"].base:
+                    rows = len(run["primary"].base["internal"].read(["seq_num"]))
+                    assert rows >= seen.get(uid, 0)
+                    seen[uid] = rows
+    except Exception as error:
+        failures.append(error)
+
+
+def test_twenty_readers_and_two_writers_do_not_disturb_each_other(served, measuring):
+    stop, failures = threading.Event(), []
+    seen = [{} for _ in range(20)]
+    readers = [threading.Thread(target=read_again_and_again, args=(served, stop, own, failures)) for own in seen]
+    for reader in readers:
+        reader.start()
+    try:
+        sessions = [measuring(served.directory.root, events=60) for _ in range(2)]
+        for session in sessions:
+            session.finish(60.0)
+        for session in sessions:
+            served.wait_delivered(session.uid, timeout=60.0)
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(60.0)
+    assert failures == []
+    assert any(seen)
+    for session in sessions:
+        assert_all_there(served, session.uid, session.emitted)
+
+
+def test_many_events_that_waited_for_the_catalog_need_no_more_memory(served):
+    events = 30_000
+    run, descriptor = str(uuid.uuid4()), str(uuid.uuid4())
+    daemon = state_of(served).daemon_pid
+    emit = served.journal
+    os.kill(daemon, signal.SIGSTOP)
+    try:
+        emit("start", {"uid": run, "time": time.time(), "plan_name": "flood"})
+        data_keys = {"x": {"source": "flood", "dtype": "number", "shape": []}}
+        about = {"run_start": run, "name": "primary", "configuration": {}, "hints": {}, "object_keys": {}}
+        emit("descriptor", {"uid": descriptor, "time": time.time(), "data_keys": data_keys, **about})
+        gc.collect()
+        tracemalloc.start()
+        for number in range(1, events + 1):
+            now = time.time()
+            event = {"uid": f"{number}", "descriptor": descriptor, "seq_num": number, "time": now}
+            emit("event", {**event, "data": {"x": number / 7}, "timestamps": {"x": now}})
+        grown = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        emit("stop", {"uid": str(uuid.uuid4()), "run_start": run, "time": time.time(), "exit_status": "success"})
+    finally:
+        os.kill(daemon, signal.SIGCONT)
+    assert grown < 1_000_000
+    served.wait_delivered(run, timeout=60.0)
+    table = served.catalog()[run]["primary"].base["internal"].read(["seq_num"])
+    assert table["seq_num"].tolist() == list(range(1, events + 1))
+
+
 def test_two_sessions_at_once_do_not_touch_each_other(served, measuring):
     lasting = measuring(served.directory.root, events=60)
     lasting.wait_events(5)
@@ -109,6 +181,26 @@ def test_two_sessions_at_once_do_not_touch_each_other(served, measuring):
     lasting.finish()
     assert_all_there(served, lasting.uid, lasting.emitted)
     assert served.catalog()[lasting.uid].metadata["stop"]["exit_status"] == "success"
+
+
+def test_the_key_is_in_its_file_and_nowhere_else(served):
+    """After all that was killed above: logs, databases, journals, command lines and errors."""
+    key = served.directory.read_key().encode()
+    for path in served.directory.root.rglob("*"):
+        if path.is_file() and path != served.directory.key_file:
+            assert key not in path.read_bytes(), path
+    state = state_of(served)
+    for pid in (state.daemon_pid, state.server_pid):
+        assert key not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert key not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert stat.S_IMODE(served.directory.key_file.stat().st_mode) == 0o600
+    catalog = served.catalog()
+    for mistake in (lambda: catalog["no-such-run"], lambda: catalog.context.http_client.get("/api/v1/x").read().y):
+        try:
+            mistake()
+        except Exception as error:
+            assert key.decode() not in "".join(traceback.format_exception(error))
+    assert key.decode() not in repr(catalog)
 
 
 def test_nobody_waits_for_the_start_and_the_last_one_to_leave_stops_everything(RE, data_dir, det):

@@ -42,6 +42,9 @@ EVENTS = 1_000_000
 LARGEST_DAEMON_BYTES = 1.5 * 2**30
 READERS = 20
 
+PATIENCE_S = 600.0
+"""For what is left to deliver when everything has been killed again and again."""
+
 
 @pytest.fixture
 def data_dir(tmp_path):
@@ -55,7 +58,7 @@ def report(**figures):
 def test_kills_at_random_moments(data_dir, tmp_path):
     dice = random.Random(20250611)
     with CatalogSession(data_dir) as session, contextlib.ExitStack() as stack:
-        session.catalog(wait=60.0)
+        session.catalog(wait=PATIENCE_S)
         runs = []
         for victim in itertools.islice(itertools.cycle(["server", "daemon", "session", "all"]), ROUNDS):
             run = stack.enter_context(MeasuringSession(data_dir, events=150, delay_s=0.01, images=tmp_path / "images"))
@@ -73,14 +76,14 @@ def test_kills_at_random_moments(data_dir, tmp_path):
                 if pid:
                     with contextlib.suppress(ProcessLookupError):  # it is being started again
                         os.kill(pid, signal.SIGKILL)
-            run.finish(60.0)
+            run.finish(PATIENCE_S)
         images = 0
         ends = Counter()
         for run in runs:
-            assert_all_there(session, run.uid, run.emitted)
+            assert_all_there(session, run.uid, run.emitted, PATIENCE_S)
             images += assert_images_there(session, run.uid)
             ends[session.catalog()[run.uid].metadata["stop"]["exit_status"]] += 1
-        assert len(session.catalog(wait=60.0)) == ROUNDS
+        assert len(session.catalog(wait=PATIENCE_S)) == ROUNDS
         documents = sum(len(original_documents(data_dir, run.uid)) for run in runs)
         report(kills=ROUNDS, documents=documents, images=images, ends=dict(ends))
         assert ends["fail"] <= ROUNDS // 2
@@ -93,7 +96,7 @@ def test_a_disk_that_is_full_at_random_moments(tmp_path):
     with small_disk(tmp_path / "disk", 60) as disk:
         data_dir = disk / "data"
         with CatalogSession(data_dir, pause=lambda: engine.request_pause(defer=False)) as session:
-            session.catalog(wait=60.0)
+            session.catalog(wait=PATIENCE_S)
             emitted = []
             engine.subscribe(session.journal)
             engine.subscribe(lambda name, document: emitted.append((name, document)))
@@ -138,7 +141,7 @@ def test_a_server_that_answers_errors_for_a_while(data_dir, tmp_path):
                 CatalogSession(data_dir, server=elsewhere, on_trouble=told.append) as session,
                 contextlib.ExitStack() as stack,
             ):
-                session.catalog(wait=60.0)
+                session.catalog(wait=PATIENCE_S)
                 kinds = [500, 503, "cut", "lose", "hang"]
                 faulty.fault = lambda method, path: dice.choice(kinds) if dice.random() < 0.1 else None
                 runs = []
@@ -147,12 +150,12 @@ def test_a_server_that_answers_errors_for_a_while(data_dir, tmp_path):
                     runs.append(stack.enter_context(run))
                     if number == 5:
                         faulty.fault = lambda *_: dice.choice(kinds)  # now everything fails
-                    run.finish(60.0)
+                    run.finish(PATIENCE_S)
                     assert run.process.returncode == 0
                 wait_until(lambda: told, "the user to be told", 60.0)
                 faulty.fault = lambda *_: None
                 for run in runs:
-                    assert_all_there(session, run.uid, run.emitted)
+                    assert_all_there(session, run.uid, run.emitted, PATIENCE_S)
                     assert_images_there(session, run.uid)
                 report(faults=dict(faulty.faults), runs=len(runs), told=len(told))
                 session.close(wait_delivered=60.0)
@@ -164,7 +167,7 @@ def test_a_server_that_answers_errors_for_a_while(data_dir, tmp_path):
 def test_a_million_events_that_waited_for_the_server(data_dir):
     run, descriptor = str(uuid.uuid4()), str(uuid.uuid4())
     with CatalogSession(data_dir) as session:
-        session.catalog(wait=60.0)
+        session.catalog(wait=PATIENCE_S)
         daemon = state_of(session).daemon_pid
         os.kill(daemon, signal.SIGSTOP)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -228,7 +231,7 @@ def test_a_million_events_that_waited_for_the_server(data_dir):
 def test_two_writers_and_twenty_readers(data_dir):
     reader = Path(__file__).parents[1] / "catalog" / "reading_session.py"
     with CatalogSession(data_dir) as session, contextlib.ExitStack() as stack:
-        session.catalog(wait=60.0)
+        session.catalog(wait=PATIENCE_S)
         runs = []
         stop = data_dir / "stop-reading"
         readers = [
@@ -247,7 +250,7 @@ def test_two_writers_and_twenty_readers(data_dir):
         outputs = [process.communicate(timeout=120)[0] for process in readers]
         assert [process.returncode for process in readers] == [0] * len(readers), outputs
         for run in runs:
-            assert_all_there(session, run.uid, run.emitted)
+            assert_all_there(session, run.uid, run.emitted, PATIENCE_S)
             assert session.catalog()[run.uid].metadata["stop"]["exit_status"] == "success"
         report(runs=len(runs), readers=READERS, reads=sum(int(output.split()[-1]) for output in outputs))
         session.close(wait_delivered=60.0)
