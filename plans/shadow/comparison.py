@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from plans.shadow.fit import Fit, fit_difference
 from plans.shadow.pairs import Floats, Pairs, Tolerance
@@ -186,6 +185,8 @@ class _Findings:
         if fit is None:
             needed = max(MINIMUM_PAIRS, self.tolerance.pairs_for_outliers)
             return self.comparison(pairs, None, needed, ["too few readings to know their spread"])
+        from scipy import stats  # takes most of a second to import, and most sessions compare nothing
+
         lacking: list[str] = []
         needed = self.tolerance.pairs_for_outliers
         quantile = float(stats.t.isf(self.tolerance.false_positive_rate / 2, fit.degrees_of_freedom))

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.optimize import nnls
 
 from plans.shadow.pairs import Floats, Pairs, Tolerance
 
@@ -69,6 +67,8 @@ def fit_difference(pairs: Pairs, tolerance: Tolerance) -> Fit:
     design = np.column_stack(columns)
     scales = np.abs(design).max(axis=0)
     design = design / scales
+    from scipy import stats  # takes most of a second to import, and most sessions compare nothing
+
     limit = _OUTLIER_MARGIN * float(stats.norm.isf(tolerance.false_positive_rate / (4 * len(pairs))))
     matters = max(tolerance.for_pairs(pairs), 3 * least)
     coefficients = _median_regression(design, difference)
@@ -139,6 +139,8 @@ def _spreads(level: Floats, rate: Floats, residuals: Floats, kept: NDArray[np.bo
     scales = np.maximum(design.max(axis=0), np.finfo(float).tiny)
     capped = np.minimum(residuals, 5 * np.median(residuals[kept]) + np.finfo(float).tiny)
     unit = max(float(np.max(capped)), np.finfo(float).tiny)
+    from scipy.optimize import nnls
+
     coefficients, _ = nnls((design / scales)[kept], capped[kept] / unit)
     expected = design / scales @ coefficients * unit
     # The mean of the absolute value of a normal variable is sqrt(2/pi) of its standard deviation.
