@@ -103,11 +103,12 @@ def test_unplugging_fails_the_client_and_replugging_brings_back_the_same_path(me
 
 def test_power_cycle_silences_and_forgets(meter) -> None:
     simulators, port = meter
-    port.timeout = 0.1
     port.write(b"W0633\n")
     assert ask(port, b"W?\n") == b"0633\n"
     simulators.power("meter", False)
+    port.timeout = 0.1
     assert ask(port, b"W?\n") == b""
+    port.timeout = 2.0
     simulators.power("meter", True)
     assert ask(port, b"W?\n") == b"0800\n"
 
