@@ -57,11 +57,11 @@ class ConfigText:
                 if isinstance(settings, dict):
                     yield generation, index, settings
 
-    def find(self, instrument_id: str, generation: Generation | None = None) -> tuple[Generation, int] | None:
+    def find(self, instrument_id: str) -> tuple[Generation, int] | None:
         """Return where an instrument stands; None when this file does not have it."""
-        for its_generation, index, settings in self.instruments():
-            if settings.get("id") == instrument_id and generation in (None, its_generation):
-                return its_generation, index
+        for generation, index, settings in self.instruments():
+            if settings.get("id") == instrument_id:
+                return generation, index
         return None
 
     def put(self, instrument_id: str, key: str, value: Any) -> None:
@@ -72,16 +72,13 @@ class ConfigText:
         CannotEdit
             The text stays as it was.
         """
-        generation, index = self._place_of(instrument_id)
-        expected = self._expected()
-        settings = next(s for g, i, s in self.instruments() if (g, i) == (generation, index))
-        expected[self._number(generation, index)][1][key] = value
+        place, expected, number = self._planned(instrument_id)
+        settings = dict(expected[number][1])
+        expected[number][1][key] = value
         if key in settings:
-            self._change(
-                instrument_id, f"Setting {key}", expected, _with_value(self.text, generation, index, key, value)
-            )
+            self._change(instrument_id, f"Setting {key}", expected, _with_value(self.text, place, key, value))
         else:
-            below = (generation, "instruments", index, "type" if "type" in settings else "id")
+            below = (*place, "type" if "type" in settings else "id")
             self._change(instrument_id, f"Setting {key}", expected, self._with_line(below, f"{key} = {shown(value)}"))
 
     def remove(self, instrument_id: str, key: str) -> None:
@@ -92,13 +89,11 @@ class ConfigText:
         CannotEdit
             The text stays as it was.
         """
-        generation, index = self._place_of(instrument_id)
-        expected = self._expected()
-        if expected[self._number(generation, index)][1].pop(key, None) is None:
+        place, expected, number = self._planned(instrument_id)
+        if expected[number][1].pop(key, None) is None:
             return
-        number = line_numbers(self.text).get((generation, "instruments", index, key), 0)
         lines = self.text.split("\n")
-        del lines[number - 1]
+        del lines[line_numbers(self.text).get((*place, key), 0) - 1]
         self._change(instrument_id, f"Removing {key}", expected, "\n".join(lines))
 
     def move(self, instrument_id: str, to: Generation) -> None:
@@ -109,14 +104,12 @@ class ConfigText:
         CannotEdit
             The text stays as it was.
         """
-        generation, index = self._place_of(instrument_id)
+        place, expected, number = self._planned(instrument_id)
+        generation, settings = expected[number]
         if generation == to:
             return
-        expected = self._expected()
-        number = self._number(generation, index)
-        expected[number] = (to, expected[number][1])
+        expected[number] = (to, settings)
         lines = self.text.split("\n")
-        place: Place = (generation, "instruments", index)
         for path, line in line_numbers(self.text).items():
             if path[:3] == place and lines[line - 1].lstrip().startswith("["):
                 lines[line - 1] = lines[line - 1].replace(generation, to, 1)
@@ -127,18 +120,15 @@ class ConfigText:
         text = self.text if self.text.endswith("\n") or not self.text else self.text + "\n"
         self.text = text + ("\n" if text else "") + "\n".join(lines) + "\n"
 
-    def _place_of(self, instrument_id: str) -> tuple[Generation, int]:
+    def _planned(self, instrument_id: str) -> tuple[Place, list[Change], int]:
+        """Return where an instrument stands, a copy of what all mean, to be changed, and its number in that."""
         place = self.find(instrument_id)
         if place is None:
             raise LookupError(f"there is no instrument {instrument_id!r}")
-        return place
-
-    def _expected(self) -> list[Change]:
-        return [(generation, copy.deepcopy(settings)) for generation, _, settings in self.instruments()]
-
-    def _number(self, generation: Generation, index: int) -> int:
-        places = [(its_generation, position) for its_generation, position, _ in self.instruments()]
-        return places.index((generation, index))
+        every = list(self.instruments())
+        number = next(number for number, (generation, index, _) in enumerate(every) if (generation, index) == place)
+        copies: list[Change] = [(generation, copy.deepcopy(settings)) for generation, _, settings in every]
+        return (place[0], "instruments", place[1]), copies, number
 
     def _with_line(self, below: Place, line: str) -> str:
         number = line_numbers(self.text).get(below, 0)
@@ -175,7 +165,8 @@ def change_record(before: Generation, evidence: str) -> dict[str, Any]:
     return {"from": before, "on": datetime.now(UTC).replace(microsecond=0), "evidence": evidence}
 
 
-def _with_value(text: str, generation: Generation, index: int, key: str, value: Any) -> str:
+def _with_value(text: str, place: Place, key: str, value: Any) -> str:
+    generation, _, index = place
     try:
         document: Any = tomlkit.parse(text)
         document[generation]["instruments"][index][key] = value

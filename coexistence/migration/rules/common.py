@@ -171,6 +171,13 @@ def _seconds(source: Source, name: str, value: float) -> float:
     return value
 
 
+def rounded(source: Source, draft: Draft, key: str, taken_from: str, value: float, why: str) -> None:
+    """Give a setting that has to be a whole number; `why` is remarked when the old one was none."""
+    draft.put(key, round(value), taken_from)
+    if not float(value).is_integer():
+        source.remark(f"{taken_from} = {source.shown(taken_from)} rounded to {round(value)} {why}")
+
+
 def enabled(source: Source, draft: Draft) -> None:
     """Take whether the instrument is in use."""
     for name, when_true in (("enabled", True), ("disabled", False), ("auto_connect", True)):

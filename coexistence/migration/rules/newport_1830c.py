@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coexistence.migration.draft import Draft, Source
-from coexistence.migration.rules.common import line, serial_wire, set_with, terminators, time_limits
+from coexistence.migration.rules.common import line, rounded, serial_wire, set_with, terminators, time_limits
 
 _UNITS = {"w": "W", "watt": "W", "watts": "W", "db": "dB", "dbm": "dBm", "rel": "REL", "relative": "REL"}
 _SAMPLES_OF_FILTER = {1: 16, 2: 4, 3: 1}
@@ -37,9 +37,7 @@ def _wavelength(source: Source, draft: Draft) -> None:
     if not _CALIBRATED_NM[0] <= value <= _CALIBRATED_NM[1]:
         source.remark(f"{name} = {source.shown(name)} left out: not within 200 and 1800 nm; the meter keeps its own")
         return
-    draft.put("wavelength", round(value), name)
-    if not float(value).is_integer():
-        source.remark(f"{name} = {source.shown(name)} rounded to {round(value)} nm: the meter knows whole numbers")
+    rounded(source, draft, "wavelength", name, value, "nm: the meter knows whole numbers")
 
 
 def _units(source: Source, draft: Draft) -> None:

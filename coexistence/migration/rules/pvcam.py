@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coexistence.migration.draft import Draft, NeedsAHand, Source
-from coexistence.migration.rules.common import enabled
+from coexistence.migration.rules.common import enabled, rounded
 
 _TRIGGERS = {
     "internal": "INTERNAL", "timed": "INTERNAL", "software": "INTERNAL", "free_run": "INTERNAL", "edge": "EDGE",
@@ -52,9 +52,7 @@ def _exposure(source: Source, draft: Draft) -> None:
     if not 0 <= value <= 3_600_000:
         source.remark(f"{name} = {source.shown(name)} left out: no exposure in ms; the camera keeps its own")
         return
-    draft.put("exposure", round(value), name)
-    if not float(value).is_integer():
-        source.remark(f"{name} = {source.shown(name)} rounded to {round(value)} ms: exposures are whole numbers")
+    rounded(source, draft, "exposure", name, value, "ms: exposures are whole numbers")
 
 
 def _region(source: Source, draft: Draft) -> None:
