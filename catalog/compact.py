@@ -84,9 +84,9 @@ def compact(data_dir: str | os.PathLike[str]) -> Compaction:
         return done
     try:
         if directory.database.exists():
-            _remove_orphaned_arrays(directory, done)
             with _counted(done, "catalog.db", directory.database):
                 _vacuum(directory.database)
+            _remove_orphaned_arrays(directory, done)
         if directory.tables.exists():
             with _counted(done, "tables.duckdb", directory.tables):
                 _rewrite_tables(directory.tables)
@@ -147,7 +147,7 @@ def _has_journal(directory: DataDirectory, uid: str) -> bool:
 
 def _vacuum(database: Path) -> None:
     with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as connection:
-        if connection.execute("PRAGMA quick_check").fetchone() != ("ok",):
+        if not _is_whole(connection):
             raise CatalogError(
                 f"{database} is damaged and was left as it is. Stop the catalog, move the server folder away and "
                 "replay the journals."
@@ -156,6 +156,13 @@ def _vacuum(database: Path) -> None:
         connection.execute("VACUUM")
         connection.execute("ANALYZE")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _is_whole(connection: sqlite3.Connection) -> bool:
+    try:
+        return bool(connection.execute("PRAGMA quick_check").fetchone() == ("ok",))
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _rewrite_tables(tables: Path) -> None:
