@@ -228,3 +228,28 @@ def test_second_unit_turns_the_half_wave_plate(bus) -> None:
     truth = simulators.truth()
     assert truth["bench"]["optics"]["half_wave_plate"] == pytest.approx(22.5)
     assert truth["bench"]["angle_deg"] == pytest.approx(12.7 + 45.0)
+
+
+def test_a_strangers_driver_works_unchanged(simulate) -> None:
+    from thorlabs_elliptec import ELLx
+
+    bus = default_wire("bus", [default_instrument("ELL14", address=address) for address in "23"])
+    simulators = simulate(bus, time_scale=0.1)
+    first = ELLx(serial_port=simulators.ports["bus"], device_id=2)
+    second = ELLx(serial_port=first, device_id=3)
+    try:
+        assert (first.model_number, first.units, first.travel) == ("ELL14/M", "°", 360)
+        assert first.serial_number != second.serial_number
+        first.move_absolute(30.0, blocking=True)
+        second.move_relative(-10.0, blocking=True)
+        assert first.get_position() == pytest.approx(30.0, abs=0.1)
+        assert second.get_position() == pytest.approx(-10.0, abs=0.1)
+        truth = simulators.truth()["instruments"]
+        assert truth["bus.2"]["position_deg"] == pytest.approx(30.0, abs=0.1)
+        assert truth["bus.3"]["position_deg"] == pytest.approx(-10.0, abs=0.1)
+        first.home(blocking=True)
+        assert first.get_position() == pytest.approx(0.0, abs=0.1)
+        assert not first.is_moving(raise_errors=True)
+    finally:
+        second.close()
+        first.close()
