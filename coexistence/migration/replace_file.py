@@ -70,6 +70,8 @@ def replace_files(
             for snapshot, text in texts.items()
         }
         check({snapshot.path: draft for snapshot, draft in drafts.items()})
+        for path in sorted(snapshot.path for snapshot in drafts):
+            cleaning.enter_context(_locked(path))
         for snapshot in drafts:
             if snapshot.path.read_bytes() != snapshot.content:
                 raise FileChanged(snapshot.path)
@@ -97,6 +99,19 @@ def draft_beside(path: Path, content: bytes) -> Iterator[Path]:
         yield draft
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keep others who replace this file out until it is done; whoever waits sees then that it has changed."""
+    try:
+        import fcntl  # does not exist on Windows
+    except ImportError:
+        yield
+        return
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _replace_all(drafts: Sequence[tuple[Snapshot, Path]]) -> None:

@@ -167,6 +167,29 @@ def test_a_file_somebody_changes_meanwhile_is_left_alone(bench: Path):
     assert [path.name for path in bench.parent.iterdir()] == ["bench.toml"]
 
 
+def test_of_several_who_change_a_file_at_once_nobody_loses_a_change(bench: Path):
+    refused: list[str] = []
+
+    def change(instrument: str) -> None:
+        for _ in range(6):
+            for to in ("v4", "v2"):
+                while True:
+                    try:
+                        switch([bench], instrument, to, load_files)
+                        break
+                    except FileChanged:
+                        refused.append(instrument)
+
+    people = [threading.Thread(target=change, args=(instrument,)) for instrument in ("power", "supply")]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert generations(bench) == {"power": "v2", "supply": "v2", "hwp": "v4"}
+    assert bench.read_text().count("migrated = ") == 2
+    assert [path.name for path in bench.parent.iterdir()] == ["bench.toml"]
+
+
 def test_a_reader_sees_the_old_file_or_the_new_one(bench: Path):
     seen: set[str] = set()
     done = threading.Event()

@@ -116,6 +116,14 @@ def test_the_phases_are_what_they_say(results):
     assert generations == {"before": {"v2"}, "during": {"v2"}, "after": {"v4"}, "back": {"v2"}}
 
 
+def test_each_session_reminds_once_of_what_is_v2_and_only_in_its_log(results, data_dir: Path):
+    assert results("after")["generations"]["power"] == "v4"
+    lines = "".join(path.read_text() for path in (data_dir / "logs").glob("*.log")).splitlines()
+    reminders = [line for line in lines if "power is a v2 Newport1830C; as v4 it keeps its name and columns" in line]
+    assert [Path(line.split()[-1]).stem for line in reminders] == ["before", "during", "back"]
+    assert all("tandem config cutover power /" in line for line in reminders)
+
+
 @pytest.mark.parametrize("phase", PHASES[1:])
 def test_plans_give_the_same_columns_positions_and_powers(results, phase: str):
     before, now = results("before")["scan"], results(phase)["scan"]
