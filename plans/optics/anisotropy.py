@@ -164,7 +164,7 @@ def rotational_anisotropy(
         return Result("anisotropy", rows, described)
 
     path = cycler(polariser, before) + cycler(analyser, behind)
-    metadata["hints"] = {"dimensions": [([position_column(polariser)], "primary")]}
+    metadata["hints"] = {"dimensions": [([position_column(polariser), position_column(analyser)], "primary")]}
     plan = bp.scan_nd(list(detectors), path, md=metadata)
     uid: str = yield from with_results(plan, analyse)
     return uid

@@ -33,7 +33,7 @@ class WithDerived:
         self, device: Any, data_keys: Mapping[str, DataKey], derive: Callable[[float], Mapping[str, float]]
     ) -> None:
         self.name = device.name
-        self.hints = device.hints
+        self.hints = {"fields": list(data_keys)}
         self.device = device
         self._data_keys = dict(data_keys)
         self._derive = derive

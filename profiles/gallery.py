@@ -1,0 +1,84 @@
+"""Remakes the pictures of docs/plans.md: `python -m profiles.gallery docs/images/plans`.
+
+Each picture is made by the commands that stand beside it in the page: a plan on the simulated bench, then
+`tandem runs plot`.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+COMMANDS: Mapping[str, str] = {
+    "malus": "malus --num 37",
+    "calibrate_half_wave_plate": "calibrate_half_wave_plate --detectors power_v4 --num 31",
+    "rotational_anisotropy": (
+        "rotational_anisotropy --detectors power_v4 --half-wave-plate --analyser-zero 12.7 --geometry crossed "
+        "--stop 175"
+    ),
+    "delay_scan": (
+        "delay_scan --detectors power_v4 --stage stages.axis.1 --start-ps -1.5 --stop-ps 1.5 --num 31 --zero-mm 12.4"
+    ),
+    "image_scan": "image_scan --num 3 --region 512,1535,2,512,1535,2 --exposure-ms 20",
+    "fly_scan": "fly_scan --detectors power_v4 --axis stages.axis.1 --start 12.2 --stop 12.8 --velocity 0.2",
+    "wavelength_scan": "wavelength_scan --detectors power_v4 --start 740 --stop 860 --num 13",
+}
+"""What `tandem run` is given for each picture."""
+
+PLOT_OPTIONS: Mapping[str, str] = {"image_scan": "--y camera_image"}
+"""What `tandem runs plot` is given beside the run."""
+
+
+def remake(folder: Path, data_dir: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Run the plans and draw their runs, one after the other.
+
+    Parameters
+    ----------
+    folder
+        Where the PNG files go.
+    data_dir
+        Where the runs go.
+    names
+        Plans; all when there are none.
+
+    Raises
+    ------
+    subprocess.CalledProcessError
+        A command failed; its output has been printed.
+    KeyError
+        There is no picture of that name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    made = []
+    for name in names or COMMANDS:
+        picture = folder / f"{name}.png"
+        _tandem("run", *shlex.split(COMMANDS[name]), "--data-dir", str(data_dir))
+        plot = shlex.split(PLOT_OPTIONS.get(name, ""))
+        _tandem("runs", "plot", "-1", *plot, "--data-dir", str(data_dir), "--output", str(picture))
+        made.append(picture)
+    return made
+
+
+def _tandem(*arguments: str) -> None:
+    print("$ tandem", shlex.join(arguments), flush=True)
+    subprocess.run([sys.executable, "-c", "from profiles.cli import main; main()", *arguments], check=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Remake all pictures, or those of the plans that are named; return the exit code."""
+    if not arguments:
+        print("Usage: python -m profiles.gallery FOLDER [PLAN...]", file=sys.stderr)
+        return 2
+    folder, *names = arguments
+    with tempfile.TemporaryDirectory(prefix="tandem-gallery-") as data_dir:
+        remake(Path(folder), Path(data_dir), names)
+        _tandem("catalog", "stop", data_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
