@@ -114,7 +114,7 @@ class SessionMagics(Magics):
         return f"{device.position:g}"
 
     def _units(self, devices: Sequence[Any]) -> dict[str, str]:
-        units = {}
+        units: dict[str, str] = {}
         for device in devices:
             described = _answer_of(device.describe)
             units |= {column: key["units"] for column, key in described.items() if key.get("units")}

@@ -14,6 +14,8 @@ from coexistence.errors import CoexistenceError
 from profiles.control.directory import control_directory
 
 CONNECT_S = 1.0
+INTRODUCTION_S = 3.0
+"""How long a session may take to say which one it is; that waits for nothing."""
 ANSWER_S = 10.0
 """A health check asks each instrument, which takes as long as a busy wire lets it."""
 
@@ -55,7 +57,7 @@ class RunningSession:
         return int(self.facts.get("pid", 0))
 
     def ask(self, question: str) -> Any:
-        """Return the answer to `session`, `wires`, `health` or `plan`.
+        """Return the answer to `session`, `wires`, `health`, `plan` or `measurements`.
 
         Raises
         ------
@@ -105,7 +107,7 @@ def running_sessions(data_dir: Path | None = None) -> Iterator[list[RunningSessi
         for path in sorted(control_directory().glob("*.sock")):
             session = stack.enter_context(RunningSession(path))
             try:
-                session._socket = _connected(path)
+                session._socket = _connected(path, INTRODUCTION_S)
             except ConnectionRefusedError:
                 # Some systems refuse when a session is asked by many at once as well.
                 if not _is_alive(path):
@@ -115,6 +117,7 @@ def running_sessions(data_dir: Path | None = None) -> Iterator[list[RunningSessi
                 continue
             with contextlib.suppress(SessionGone, RequestRefused):
                 session.facts = session.ask("session")
+                session._socket.settimeout(ANSWER_S)
                 if data_dir is None or Path(session.facts["data_dir"]) == data_dir.expanduser().resolve():
                     found.append(session)
         yield sorted(found, key=lambda session: float(session.facts["began"]))
@@ -128,12 +131,12 @@ def _is_alive(path: Path) -> bool:
     return pid.isdigit() and psutil.pid_exists(int(pid))
 
 
-def _connected(path: Path) -> socket.socket:
+def _connected(path: Path, answer_s: float = ANSWER_S) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(CONNECT_S)
         connection.connect(str(path))
-        connection.settimeout(ANSWER_S)
+        connection.settimeout(answer_s)
     except OSError:
         connection.close()
         raise

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 def open_control_channel(session: Session) -> Callable[[], None]:
     """Let other terminals of the same user see into a session; return what ends that.
 
-    The questions are `session` (who and where it is), `wires`, `health` and `plan`.
+    The questions are `session` (who and where it is), `wires`, `health`, `plan` and
+    `measurements` (those of the last seconds).
 
     Raises
     ------
@@ -50,6 +51,7 @@ def open_control_channel(session: Session) -> Callable[[], None]:
             "wires": lambda: wires_as_json(session.resources),
             "health": lambda: session.manager.check_health().as_json(),
             "plan": plan,
+            "measurements": session.measurements.recent,
         }
     )
     server.start()
