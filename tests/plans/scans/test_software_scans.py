@@ -280,8 +280,9 @@ def test_ratios_belong_to_their_points_also_after_a_pause(run, engine, motor):
     with pytest.raises(RunEngineInterrupted):
         run(normalised(bp.scan([signal, monitor], motor, 0, 4, 41), "signal", "monitor"))
     engine.resume()
-    last = {d["seq_num"]: d["data"] for name, d in run.documents if name == "event" and "signal" in d["data"]}
-    ratios = {d["seq_num"]: d["data"] for name, d in run.documents if name == "event" and len(d["data"]) == 2}
+    events = [document for name, document in run.documents if name == "event"]
+    last = {event["seq_num"]: event["data"] for event in events if {"monitor", "motor"} <= set(event["data"])}
+    ratios = {event["seq_num"]: event["data"] for event in events if "signal_normalised" in event["data"]}
     assert len(last) == len(ratios) == 41
     for number, event in last.items():
         assert ratios[number]["signal_normalised"] == pytest.approx(event["signal"] / event["monitor"])
