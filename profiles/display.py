@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bluesky import RunEngine
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 
 class LiveDisplay:
-    """bluesky's `BestEffortCallback`, made when it is first needed: what it plots with takes a second to import."""
+    """bluesky's `BestEffortCallback`, made when it is first used: what it plots with takes a second to import.
+
+    Everything else than showing documents is passed on to it: `peaks`, `disable_table()`, `enable_plots()`, …
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callback: BestEffortCallback | None = None
 
-    @property
-    def callback(self) -> BestEffortCallback:
-        """The callback; without a screen it makes no plots."""
+    def _get(self) -> BestEffortCallback:
         with self._lock:
             if self._callback is None:
                 from bluesky.callbacks.best_effort import BestEffortCallback
@@ -33,13 +34,22 @@ class LiveDisplay:
                     self._callback.disable_plots()
             return self._callback
 
-    def prepare(self) -> None:
-        """Begin to import what is needed, in the background."""
-        threading.Thread(target=lambda: self.callback, name="prepare display", daemon=True).start()
+    def prepare_later(self, delay_s: float) -> Callable[[], None]:
+        """Import what is needed in the background, some time after the prompt is there; returns what prevents it."""
+        timer = threading.Timer(delay_s, self._get)
+        timer.name, timer.daemon = "prepare display", True
+        timer.start()
+        return timer.cancel
 
     def __call__(self, name: str, document: Mapping[str, Any]) -> None:
         """Show a document."""
-        self.callback(name, document)
+        self._get()(name, document)
+
+    def __getattr__(self, name: str) -> Any:
+        # A prompt asks every object for display methods: that is no use of it.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._get(), name)
 
 
 def has_screen() -> bool:

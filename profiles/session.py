@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,10 @@ from bluesky import RunEngine
 from catalog import CatalogSession
 from catalog.external import ExternalServer
 from coexistence import ConfigError, Problem, SharedResources
-from coexistence.config import DualConfig
+from coexistence.config import DualConfig, Generation
 from coexistence.runtime import DualRuntimeManager, InstrumentState, Transition, exit_on_sigterm
+from coexistence.runtime.lanes import ThreadLane
+from devices import registry
 from profiles.baseline import ForgivingSupplementalData
 from profiles.configuration import load_configuration
 from profiles.control.questions import open_control_channel
@@ -30,24 +33,26 @@ from profiles.display import LiveDisplay, show_progress
 from profiles.facts import facts_of
 from profiles.hardware import Hardware, build
 from profiles.instruments import Instrument, InstrumentFailed, InstrumentsFailed, V2Instrument, V4Instrument
+from profiles.live_measurements import LiveMeasurements
 from profiles.log import log_to_file
 from profiles.metadata import Provenance, SharedMetadata
 from profiles.named_devices import Devices
 from profiles.notices import tell, tell_of_trouble
 from profiles.run_engine import end_plan, end_run_engine, make_run_engine
-from profiles.shadow_mode import ShadowMode
 from profiles.suspenders import SignalSuspender, suspender
 from profiles.v2_reminder import remind_of_v2
 from profiles.wire_loss import WaitForLostWires, WireWatch
 from profiles.wire_record import WireRecord
 
 if TYPE_CHECKING:
-    from bluesky.callbacks.best_effort import BestEffortCallback
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
 
     from profiles.simulation import SimulatedBench
 
 logger = logging.getLogger("profiles.session")
+
+DISPLAY_DELAY_S = 2.0
+"""How long after opening what shows runs is imported: the prompt comes first."""
 
 DeviceListener = Callable[[str, Any], object]
 
@@ -66,6 +71,8 @@ class Session:
         Connected devices by id: `devices["power"]` or `devices.power`.
     sd
         What is recorded with every run: `sd.baseline`, `sd.monitors`, `sd.flyers`.
+    bec
+        bluesky's `BestEffortCallback`: table, peak statistics, plots. In a script: `RE.subscribe(session.bec)`.
     config
         The configuration the session was opened with.
     data_dir
@@ -78,11 +85,14 @@ class Session:
         The simulated bench, or None.
     instruments
         Every configured instrument by id, with its error if it did not connect.
+    measurements
+        What both generations measure, live: `measurements.bridge.subscribe()`.
     """
 
     RE: RunEngine
     capture: CatalogSession
     manager: DualRuntimeManager
+    measurements: LiveMeasurements
 
     def __init__(
         self,
@@ -109,7 +119,7 @@ class Session:
         self._suspend_on_wire_loss = suspend_on_wire_loss
         self._has_display = display
         self._connect_wait = connect_wait
-        self._display = LiveDisplay()
+        self.bec = LiveDisplay()
         self._in_baseline = _baseline_names(config)
         self._device_listeners: list[DeviceListener] = []
         self._opened = False
@@ -204,11 +214,6 @@ class Session:
         return {name: each.error for name, each in self.instruments.items() if each.error is not None}
 
     @property
-    def bec(self) -> BestEffortCallback:
-        """Bluesky's `BestEffortCallback`: table, peak statistics, plots. In a script: `RE.subscribe(session.bec)`."""
-        return self._display.callback
-
-    @property
     def catalog(self) -> CatalogOfBlueskyRuns:
         """The catalog of all runs of the data directory: `catalog[-1]`, `catalog[scan_id]`, `catalog[uid]`.
 
@@ -281,6 +286,8 @@ class Session:
                 return
             self._closed = True
             atexit.unregister(self.stop)
+            if hasattr(self, "measurements"):
+                self.measurements.close()
             if hasattr(self, "manager"):
                 self.manager.shutdown(timeout)
             self._cleanup.close()
@@ -308,9 +315,14 @@ class Session:
     def _start(self) -> None:
         atexit.register(self.stop)
         self._open_capture()
-        if self._simulate:
-            self._start_simulators()
+        # The simulators are processes of their own: what is imported meanwhile costs no time.
+        starting = self._begin_simulators() if self._simulate else None
         self._make_run_engine()
+        for generation, instrument in self.config.instruments():
+            with contextlib.suppress(Exception):  # told by name when the instrument is to start
+                registry.device_class(instrument.type, generation)
+        if starting is not None:
+            starting.result()
         self._make_manager()
         self._fit_run_engine()
         self.manager.start(self._connect_wait)
@@ -349,12 +361,12 @@ class Session:
         if catalog.keep_running:
             self.capture.keep()
 
-    def _start_simulators(self) -> None:
+    def _begin_simulators(self) -> Future[None]:
         from profiles.simulation import SimulatedBench
 
         self.simulated = SimulatedBench(self.config)
         self._clean_up(self.simulated.close)
-        self.simulated.start()
+        return ThreadLane().run("start simulators", self.simulated.start).future
 
     def _make_run_engine(self) -> None:
         metadata = SharedMetadata(self.data_dir / "metadata.json")
@@ -390,20 +402,27 @@ class Session:
         run_engine = self.RE
         run_engine.subscribe(self.capture.journal)
         run_engine.subscribe(self._note_end_of_run, "stop")
+        self.measurements = LiveMeasurements(run_engine, self.devices, self._generations)
         trouble = WireRecord(self.resources)
         run_engine.subscribe(trouble.take)
-        shadows = ShadowMode(self.config, self.devices, tell)
-        run_engine.preprocessors += [shadows, self.sd, trouble] if shadows.is_needed else [self.sd, trouble]
+        if any(instrument.shadow_of for _, instrument in self.config.instruments()):
+            from profiles.shadow_mode import ShadowMode
+
+            run_engine.preprocessors.append(ShadowMode(self.config, self.devices, tell))
+        run_engine.preprocessors += [self.sd, trouble]
         if self._suspend_on_wire_loss:
             watch = WireWatch(self.resources)
             self._clean_up(watch.close)
             # Outside of all others, so that it sees what they add.
             run_engine.preprocessors.append(WaitForLostWires(run_engine, watch, tell))
         if self._has_display:
-            run_engine.subscribe(self._display)
-            self._display.prepare()
+            run_engine.subscribe(self.bec)
+            self._clean_up(self.bec.prepare_later(DISPLAY_DELAY_S))
         if self._has_display or sys.stderr.isatty():
             show_progress(run_engine)
+
+    def _generations(self) -> dict[str, Generation]:
+        return {name: each.generation for name, each in self.instruments.items()}
 
     # What happens to devices and runs
 
