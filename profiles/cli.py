@@ -15,6 +15,7 @@ from profiles.commands.run import run
 from profiles.commands.shell import shell
 from profiles.commands.simulate import simulate
 from profiles.commands.validate import validate
+from profiles.commands.watch import watch
 from profiles.commands.wires import wires
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command()(health)
 app.command()(doctor)
 app.command()(simulate)
 app.command()(validate)
+app.command()(watch)
 app.add_typer(config.app, name="config")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(runs.app, name="runs")

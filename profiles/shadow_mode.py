@@ -43,11 +43,6 @@ class ShadowMode:
         self._tell = tell
         self._refused: set[str] = set()
 
-    @property
-    def is_needed(self) -> bool:
-        """Whether the configuration has any shadow."""
-        return bool(self._originals)
-
     def pairs(self) -> list[ShadowPair]:
         """Return the pairs that can be compared now."""
         found = []

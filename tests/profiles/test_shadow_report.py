@@ -181,7 +181,6 @@ def shadow_config(**application):
 def test_the_configuration_names_pairs_that_join_as_they_connect():
     devices = {"power": Meter("power")}
     mode = ShadowMode(shadow_config(), devices)
-    assert mode.is_needed
     assert mode.pairs() == []
     devices["power_v4"] = Meter("power_v4")
     (pair,) = mode.pairs()

@@ -1,0 +1,131 @@
+"""Live values of a session: in its own code, in another terminal, in another program."""
+
+import json
+import pickle
+import time
+
+import pytest
+import zmq
+from rich.console import Console
+
+from coexistence.config import DualConfig
+from profiles.bridge import Missed, UnifiedMeasurement
+from profiles.bridge.documents import MeasurementDocuments
+from profiles.session import Session
+from profiles.watch import LiveColumn, sparkline, view, watch
+
+METER = {"type": "Newport1830C", "serial_port": "/dev/ttyUSB0"}
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    config = DualConfig.from_mapping(
+        {
+            "simulation": {"time_scale": 0.1},
+            "v2": {"instruments": [{"id": "power_v2", **METER}]},
+            "v4": {"instruments": [{"id": "power_v4", **METER}]},
+        }
+    )
+    with Session.open(config, simulate=True, data_dir=tmp_path_factory.mktemp("data"), strict=True) as session:
+        yield session
+
+
+def first_of_each(subscription, names, timeout=20.0):
+    found = {}
+    deadline = time.monotonic() + timeout
+    while set(found) != set(names):
+        item = subscription.get(timeout=max(0.01, deadline - time.monotonic()))
+        if isinstance(item, UnifiedMeasurement):
+            found.setdefault(item.instrument, item)
+    return found
+
+
+def test_both_generations_measure_the_same_while_somebody_watches(session):
+    with session.measurements.watched(period_s=0.05) as subscription:
+        found = first_of_each(subscription, ["power_v2", "power_v4"])
+    old, new = found["power_v2"], found["power_v4"]
+    assert (old.generation, new.generation) == ("v2", "v4")
+    assert (old.signal, old.units, old.kind, type(old.value)) == (new.signal, new.units, new.kind, type(new.value))
+    assert old.value == pytest.approx(new.value, rel=0.02)
+    assert (old.run, new.run) == (None, None)
+    assert not session.measurements.bridge.is_used
+
+
+def test_a_run_tells_its_uid_and_stream(session):
+    from bluesky.plans import count
+
+    with session.measurements.bridge.subscribe() as subscription:
+        uid = session.RE(count([session.devices.power_v2, session.devices.power_v4], 2)).run_start_uids[0]
+        found = first_of_each(subscription, ["power_v2", "power_v4"])
+    assert {item.run for item in found.values()} == {uid}
+    assert {item.stream for item in found.values()} <= {"primary", "baseline"}
+
+
+def test_another_terminal_sees_it_and_the_instruments_rest_afterwards(session, capsys, monkeypatch):
+    code = watch(
+        None, simulate=False, data_dir=session.data_dir, columns=["power_v4"], duration_s=2.0, json_output=True
+    )
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert code == 0
+    assert {line["column"] for line in lines} == {"power_v4_power"}
+    assert len(lines) == len({line["timestamp"] for line in lines}) > 1
+    assert session.measurements.bridge.is_used
+    deadline = time.monotonic() + 20
+    while session.measurements.bridge.is_used and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not session.measurements.bridge.is_used
+
+
+def test_without_a_session_it_says_how_to_see_something(tmp_path, capsys):
+    assert watch(None, simulate=False, data_dir=tmp_path, columns=[], duration_s=0.1, json_output=False) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("No session is running. Start one with tandem shell, or let this command open one:")
+
+
+def test_other_programs_receive_documents_over_0mq(session):
+    with zmq.Context() as context, context.socket(zmq.SUB) as receiver:
+        port = receiver.bind_to_random_port("tcp://127.0.0.1")
+        receiver.setsockopt_string(zmq.SUBSCRIBE, "")
+        receiver.setsockopt(zmq.RCVTIMEO, 20_000)
+        end = session.measurements.publish(f"127.0.0.1:{port}")
+        try:
+            columns = set()
+            while columns != {"power_v2_power", "power_v4_power"}:
+                _, name, document = receiver.recv().split(b" ", 2)
+                if name == b"event":
+                    columns |= set(pickle.loads(document)["data"])
+        finally:
+            end()
+
+
+def test_documents_of_measurements_are_valid_and_count_what_was_missed():
+    from event_model import DocumentNames, schema_validators
+
+    documents = []
+    maker = MeasurementDocuments(lambda name, document: documents.append((name, document)))
+    for number, value in enumerate([1.0, 2.0, "AUTO", [1.0, 2.0], True]):
+        maker.put(UnifiedMeasurement("meter", f"s{number // 2}", value, float(number), "W", "v2"))
+    maker.put(Missed(4))
+    maker.end()
+    for name, document in documents:
+        schema_validators[DocumentNames[name]].validate(document)
+    assert [name for name, _ in documents].count("descriptor") == 4
+    assert documents[-1][1]["missed"] == 4
+    assert documents[0][1]["purpose"] == "measurement bridge"
+
+
+def test_values_are_shown_with_rate_age_and_bars():
+    column = LiveColumn()
+    for number in range(50):
+        column.take(
+            {"timestamp": 100 + number / 10, "value": number, "units": "W", "generation": "v4", "kind": "scalar"}
+        )
+    column.take({"timestamp": 100.0, "value": -1, "units": "W", "generation": "v4", "kind": "scalar"})
+    console = Console(width=100, record=True)
+    console.print(view({"power": column}, 105.0))
+    assert "49 W v4 9.8 0.1 s" in " ".join(console.export_text().split())
+    assert len(column.sparkline) == 40
+    assert column.sparkline[0] == "▁"
+    assert column.sparkline[-1] == "█"
+    assert sparkline([]) == ""
+    assert sparkline([2.0, 2.0]) == "▄▄"
