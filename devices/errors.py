@@ -32,12 +32,12 @@ class MoveStopped(RuntimeError):
 class MoveTimedOut(TimeoutError):
     """A motion did not end in time; the device was stopped."""
 
-    def __init__(self, device: str, target: float, timeout_s: float) -> None:
+    def __init__(self, device: str, motion: str, timeout_s: float) -> None:
         self.device = device
-        self.target = target
+        self.motion = motion
         self.timeout_s = timeout_s
         super().__init__(
-            f"{device}: the motion to {target:g} did not end within {timeout_s:g} s and was stopped. "
+            f"{device}: {motion} did not end within {timeout_s:g} s and was stopped. "
             "Check that nothing blocks it, or allow more time."
         )
 

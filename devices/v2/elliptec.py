@@ -107,15 +107,15 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
 
     def move_to(self, position: float) -> None:
         """Move to a position in deg or mm, and return when it is reached."""
-        self._complete(self.protocol.move(position), position)
+        self._complete(self.protocol.move(position), f"the motion to {position:g}")
 
     def home(self, clockwise: bool = True) -> None:
         """Search the home position, and return when it is found; never repeated by itself."""
-        self._complete(self.protocol.home(clockwise), 0.0)
+        self._complete(self.protocol.home(clockwise), "homing")
 
     def jog(self, forward: bool = True) -> None:
         """Move by one jog step, and return when that is done."""
-        self._complete(self.protocol.jog(forward), self.jog_step)
+        self._complete(self.protocol.jog(forward), "the jog")
 
     def stop(self) -> None:
         """Stop the motion; from any thread, before everybody else on the wire."""
@@ -124,13 +124,13 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
         if motion is not None:
             motion.doubtful = True
 
-    def _complete(self, motion: Motion, target: float) -> None:
+    def _complete(self, motion: Motion, what: str) -> None:
         deadline = time.monotonic() + self.options.move_timeout
         self.start(motion)
         while self.ask_motion().moving:
             if time.monotonic() >= deadline:
                 self.stop()
-                raise MoveTimedOut(self.connection.owner, target, self.options.move_timeout)
+                raise MoveTimedOut(self.connection.owner, what, self.options.move_timeout)
             time.sleep(_LISTEN_PERIOD_S)
 
     def _look(self, motion: Motion) -> Stamped[float] | None:

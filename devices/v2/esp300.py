@@ -10,6 +10,7 @@ from ophyd import Component
 from ophyd.status import DeviceStatus
 
 from coexistence import Connection, Rank
+from devices.errors import MoveTimedOut
 from devices.options import ESP300Options
 from devices.protocols.esp300 import Esp300Axis, Esp300Protocol
 from devices.v2.driver import BlockingDriver, Value
@@ -55,7 +56,7 @@ class ESP300AxisDriver(PolledDriver):
 
         Raises
         ------
-        TimeoutError
+        MoveTimedOut
             When it takes too long; the axis is stopped then.
         """
         self.dialogue.hold(lambda: self.protocol.start_home(mode))
@@ -64,10 +65,8 @@ class ESP300AxisDriver(PolledDriver):
         while self.ask_motion().moving:
             if time.monotonic() >= deadline:
                 self.stop()
-                raise TimeoutError(
-                    f"{self.connection.owner}, axis {self.protocol.number}: no home position was found within "
-                    f"{self.home_timeout:g} s, and the axis was stopped."
-                )
+                axis = f"{self.connection.owner}, axis {self.protocol.number}"
+                raise MoveTimedOut(axis, "homing", self.home_timeout)
             time.sleep(POLL_PERIOD_S)
 
 

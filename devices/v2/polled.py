@@ -73,7 +73,7 @@ class PolledDriver(BlockingDriver[PolledMotion]):
         while self.ask_motion().moving:
             if time.monotonic() >= deadline:
                 self.stop()
-                raise MoveTimedOut(self.connection.owner, target, self.move_timeout)
+                raise MoveTimedOut(self.connection.owner, f"the motion to {target:g}", self.move_timeout)
             time.sleep(POLL_PERIOD_S)
 
     def stop(self) -> None:

@@ -158,18 +158,18 @@ class Elliptec(WireMovable, WireReadable):
     async def home(self, clockwise: bool = True) -> None:
         """Search the home position; never repeated by itself.
 
-        Cancelled, the module is stopped.
+        Cancelled, or after MoveTimedOut, the module is stopped.
         """
-        async with self.stopped_on_failure(self._options.move_timeout):
+        async with self.stopped_on_failure("homing", self._options.move_timeout):
             await self.movable_logic.follow(self._protocol.home(clockwise), lambda _: None)
 
     @AsyncStatus.wrap
     async def jog(self, forward: bool = True) -> None:
         """Move by one jog step.
 
-        Cancelled, the module is stopped.
+        Cancelled, or after MoveTimedOut, the module is stopped.
         """
-        async with self.stopped_on_failure(self._options.move_timeout):
+        async with self.stopped_on_failure("the jog", self._options.move_timeout):
             await self.movable_logic.follow(self._protocol.jog(forward), lambda _: None)
 
 

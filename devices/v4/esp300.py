@@ -50,9 +50,12 @@ class ESP300Axis(SweepingAxis, WireReadable):
             0 zero count, 1 home and index, 2 home, 3/4 plus/minus limit, 5/6 plus/minus limit and index; by default
             that of the options.
 
-        Cancelled or too long under way, the axis is stopped.
+        Raises
+        ------
+        MoveTimedOut
+            When it takes too long; the axis is stopped then, and also when this is cancelled.
         """
-        async with self.stopped_on_failure(self._options.home_timeout):
+        async with self.stopped_on_failure("homing", self._options.home_timeout):
             await self.wire.dialogue.hold_async(lambda: self._protocol.start_home(mode))
             await self.movable_logic.follow(None, lambda _: None)
 

@@ -153,7 +153,7 @@ class WireMovable(StandardMovable[float]):
         except TimeoutError as error:
             if limit is None or not deadline.expired():
                 raise
-            raise MoveTimedOut(self.name, new_position, limit) from error
+            raise MoveTimedOut(self.name, f"the motion to {new_position:g}", limit) from error
         finally:
             if self._motion is motion:
                 self._motion = None
@@ -176,13 +176,17 @@ class WireMovable(StandardMovable[float]):
             self._halt_in_background()
 
     @contextlib.asynccontextmanager
-    async def stopped_on_failure(self, timeout: float) -> AsyncIterator[None]:
-        """Stop the device when the block fails, is cancelled, or takes longer than the timeout in s."""
+    async def stopped_on_failure(self, what: str, timeout: float) -> AsyncIterator[None]:
+        """Stop the device when the block fails or is cancelled, or with MoveTimedOut after the timeout in s."""
         done = False
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as limit:
                 yield
             done = True
+        except TimeoutError as error:
+            if limit.expired():
+                raise MoveTimedOut(self.name, what, timeout) from error
+            raise
         finally:
             if not done:
                 self._halt_in_background()

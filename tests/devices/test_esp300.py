@@ -12,7 +12,7 @@ from documents import events
 import devices.v2
 import devices.v4
 from coexistence import Connection
-from devices.errors import MoveStopped
+from devices.errors import MoveStopped, MoveTimedOut
 from devices.protocols.errors import InstrumentFault, ValueRefused
 
 
@@ -125,6 +125,19 @@ def test_homing(bench, engine, stage, generation):
 
         engine(bps.wait_for([home]))
     assert truth(bench, 1)["counter"] == pytest.approx(0, abs=0.005)
+
+
+def test_homing_that_takes_too_long_is_stopped_and_told(bench, engine, stage, generation, connection, wait_for):
+    engine(bps.mv(stage.axis[1], 8))
+    hasty = make(generation, connection, "hasty", axes=[1], home_timeout=0.2).axis[1]
+
+    async def home():
+        await hasty.home()
+
+    with pytest.raises(MoveTimedOut, match=r"hasty.*axis.1: homing did not end within 0\.2 s and was stopped"):
+        hasty.home().wait(10) if generation == "v2" else call_in_bluesky_event_loop(home())
+    wait_for(lambda: not truth(bench, 1)["moving"])
+    assert truth(bench, 1)["counter"] > 0.5
 
 
 def test_settings_go_to_the_controller(bench, engine, documents, stage):
