@@ -49,6 +49,7 @@ def run_demo(*, data_dir: Path, json_output: bool, keep: bool) -> int:
 
     config = load_configuration("sim").only(*SHOWN)
     with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
+        session.exit_on_sigterm()
         for name, instrument in session.instruments.items():
             say(
                 console,

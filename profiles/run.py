@@ -63,6 +63,7 @@ def run_script(script: Path, arguments: Sequence[str], *, config: str, simulate:
         print(f"tandem: there is no script {script}", file=sys.stderr)
         return 1
     with Session.open(config, simulate=simulate, data_dir=data_dir) as session:
+        session.exit_on_sigterm()
         print_failures(session, Console(stderr=True))
         sys.argv = [str(script), *arguments]
         names = {**session.devices, "session": session, "RE": session.RE, "devices": session.devices}
@@ -114,6 +115,7 @@ def run_plan(plan: CataloguedPlan, given: Mapping[str, Any], options: RunOptions
         _check_ids(arguments[name], texts, ids)
     console = Console(stderr=options.json_output)
     with Session.open(options.config, simulate=options.simulate, data_dir=options.data_dir) as session:
+        session.exit_on_sigterm()
         print_failures(session, console)
         find = partial(find_devices, session.devices, failures=session.failures)
         values = {name: arguments[name].value(texts, find) for name, texts in given.items()}

@@ -34,6 +34,7 @@ def start_shell(config: str, *, simulate: bool, data_dir: Path | None) -> int:
     say(Console(), "Opening the session ...")
     prompt = Prompt.open(config, simulate=simulate, data_dir=data_dir)
     with prompt.session:
+        prompt.session.exit_on_sigterm()
         from IPython.terminal.ipapp import TerminalIPythonApp
 
         app = TerminalIPythonApp.instance(display_banner=False)
