@@ -190,6 +190,7 @@ def watch_run(
 def _wait_for_run(directory: DataDirectory, uid: str | None, console: Console) -> Path:
     """Return the journal of the run to watch, waiting for one to begin if need be."""
     told = False
+    old = set(directory.journals.glob("*.jsonl"))
     while True:
         live = _live_journals(directory)
         if uid is not None:
@@ -197,7 +198,8 @@ def _wait_for_run(directory: DataDirectory, uid: str | None, console: Console) -
             if len(matching) != 1:
                 raise UnknownRun(uid, f"{directory.root} that goes on", [uid_of_journal(path) for path in matching])
             return matching[0]
-        if live:
+        # A run may have begun and ended between two looks.
+        if live := live or [path for path in directory.journals.glob("*.jsonl") if path not in old]:
             return max(live, key=lambda path: path.stat().st_ctime)
         if not told:
             say(console, f"Waiting for a run in {directory.root} ... (Ctrl-C ends it)")

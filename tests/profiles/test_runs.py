@@ -1,0 +1,290 @@
+"""`tandem runs ...` and `tandem catalog ...` as people use them, on one served catalog."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import h5py
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky.plans import count, grid_scan, scan
+from ophyd.sim import SynAxis, SynGauss, SynSignal
+from rich.console import Console
+
+from catalog import CatalogSession, ExportError, NoCatalog, UnknownRun, annotations_of
+from catalog.databroker_profile import ProfileError, write_profile
+from catalog.journal import Journal
+from catalog.launch import leave_daemon
+from profiles import catalog_care, runs
+from profiles.runs_annotate import NoAnnotation, add
+from profiles.runs_compare import compare_runs
+from profiles.runs_export import export
+from profiles.runs_picture import NothingToPlot
+from profiles.runs_plot import plot_run
+from profiles.runs_watch import watch_run
+
+pytestmark = pytest.mark.server
+
+
+class Past:
+    """A data directory with a scan, a map and images; what commands print is in `text`."""
+
+    def __init__(self, session: CatalogSession) -> None:
+        self.root = session.directory.root
+        self.catalog = session.catalog(wait=60.0)
+        self.uids: list[str] = []
+        engine = RunEngine({})
+        engine.subscribe(session.journal)
+        x, y = SynAxis(name="x"), SynAxis(name="y")
+        det = SynGauss("det", x, "x", center=0.2, Imax=1, sigma=0.5)
+        image = SynSignal(name="image", func=lambda: np.arange(1200, dtype="u2").reshape(40, 30))
+        for plan in (scan([det], x, -1, 1, 9), grid_scan([det], y, 0, 2, 3, x, -1, 1, 5, True), count([image], 3)):
+            sample = {"sample": f"S{len(self.uids)}", "operator": "ada"}
+            self.uids += engine(plan, **sample)
+        self.scan, self.map, self.images = self.uids
+        for uid in self.uids:
+            session.wait_delivered(uid)
+
+    def printed(self, command, *arguments, expect=0, **options) -> str:
+        console = Console(file=io.StringIO(), width=100)
+        assert command(self.root, *arguments, catalog=self.catalog, console=console, **options) == expect
+        return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory):
+    with CatalogSession(tmp_path_factory.mktemp("past") / "data") as session:
+        yield Past(session)
+
+
+def test_the_list_has_the_latest_first_and_filters(past, capsys):
+    text = past.printed(runs.list_runs, 20)
+    assert text.index(past.images[:8]) < text.index(past.map[:8]) < text.index(past.scan[:8])
+    assert "grid_scan" in text
+    assert past.printed(runs.list_runs, 1).count("success") == 1
+    text = past.printed(runs.list_runs, 20, sample="S1", since="1 hour")
+    assert past.map[:8] in text
+    assert past.scan[:8] not in text
+    assert past.printed(runs.list_runs, 20, plan="nothing", expect=1) == "No run matches.\n"
+    past.printed(runs.list_runs, 2, json_output=True)
+    assert [run["uid"] for run in json.loads(capsys.readouterr().out)] == [past.images, past.map]
+
+
+@pytest.mark.parametrize("which", ["-2", "2", "beginning"])
+def test_a_run_is_shown_with_everything_known_of_it(past, which):
+    text = past.printed(runs.show_run, past.map[:8] if which == "beginning" else which)
+    for expected in (past.map, "grid_scan", "S1", "ada", "success", "primary", "SIM:det"):
+        assert expected in text
+
+
+def test_results_and_troubles_of_wires_are_shown(past, capsys):
+    with CatalogSession(past.root) as session:
+        engine = RunEngine({})
+        engine.subscribe(session.journal)
+        (uid,) = engine(with_results())
+        session.wait_delivered(uid)
+    text = past.printed(runs.show_run, uid)
+    assert "Result: peak" in text
+    assert "centre (deg)" in text
+    assert "45.02 ± 0.03" in text
+    assert "Troubles of the wires" in text
+    assert "no reply within 2 s" in text
+    past.printed(runs.show_run, uid, json_output=True)
+    details = json.loads(capsys.readouterr().out)
+    assert details["results"]["peak"] == [{"signal": "det", "centre": 45.02, "centre_error": 0.03}]
+
+
+def with_results():
+    import bluesky.plan_stubs as bps
+
+    yield from bps.open_run({"plan_name": "with results"})
+    peak = {"signal": "det", "centre": 45.02, "centre_error": 0.03}
+    for stream, values in (("result_peak", peak), ("wires", {"wire": "/dev/ttyS1", "what": "no reply within 2 s"})):
+        signals = [SynSignal(name=name, func=lambda value=value: value) for name, value in values.items()]
+        for signal in signals:
+            original = signal.describe
+
+            def describe(original=original, name=signal.name):
+                described = original()
+                if name.startswith("centre"):
+                    described[name]["units"] = "deg"
+                return described
+
+            signal.describe = describe
+        yield from bps.trigger_and_read(signals, name=stream)
+    yield from bps.close_run()
+
+
+def test_plots_are_drawn_in_the_terminal_and_into_files(past, tmp_path):
+    text = past.printed(plot_run, past.scan)
+    assert "scan 1 scan S0" in text
+    assert any("⠀" < letter <= "⣿" for letter in text)
+    assert "det: " in past.printed(plot_run, past.map)
+    assert "3 of 3" in past.printed(plot_run, past.images)
+    assert "2 of 3" in past.printed(plot_run, past.images, frame=1)
+    assert "x" in past.printed(plot_run, past.map, x="y", y=["x"])
+    for number, uid in enumerate(past.uids):
+        past.printed(plot_run, uid, output=tmp_path / f"{number}.png")
+        assert (tmp_path / f"{number}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"y": ["nothing"]}, NothingToPlot, "has no column 'nothing'. It has: det, x"),
+        ({"stream": "baseline"}, NothingToPlot, "has no stream 'baseline'. It has: primary"),
+        ({"output": "run.txt"}, ExportError, "is no picture: let it end in .png"),
+        ({"output": "nowhere/run.png"}, ExportError, "There is no folder"),
+    ],
+)
+def test_what_cannot_be_plotted_is_told(past, tmp_path, options, error, message):
+    if "output" in options:
+        options = {"output": tmp_path / options["output"]}
+    with pytest.raises(error, match=message):
+        past.printed(plot_run, past.scan, **options)
+    with pytest.raises(NothingToPlot, match=r"has no image 7 of 'image': it has 3"):
+        past.printed(plot_run, past.images, frame=7)
+
+
+def test_exports_say_what_they_left_out(past, tmp_path):
+    text = past.printed(export, past.images, tmp_path / "run.csv")
+    assert "3 events of run" in text
+    assert "Left out: image (each value is an array of 40 x 30; HDF5 and Parquet hold them)" in text
+    past.printed(export, past.images, tmp_path / "run.h5")
+    with h5py.File(tmp_path / "run.h5") as file:
+        assert file["entry/primary/image"].shape == (3, 40, 30)
+
+
+def test_runs_are_compared_in_metadata_and_columns(past, tmp_path, capsys):
+    text = past.printed(compare_runs, past.scan, past.map, output=None)
+    assert "plan_name" in text
+    assert "grid_scan" in text
+    assert "deviation" in text
+    assert "metadata are the same" in past.printed(compare_runs, past.scan, past.scan, output=tmp_path / "both.png")
+    assert (tmp_path / "both.png").exists()
+    past.printed(compare_runs, past.scan, past.map, json_output=True)
+    found = json.loads(capsys.readouterr().out)
+    assert found["metadata"]["sample"] == ["S0", "S1"]
+    assert found["columns"][0]["x"]["points"] == 9
+    assert found["columns"][0]["x"]["largest"] == 1.0
+
+
+def test_notes_and_tags_are_added_and_taken_away(past):
+    assert "has 1 note; tags: none" in past.printed(add, past.scan, note="good", author="grace")
+    assert "tags: fig 2, paper" in past.printed(add, past.scan, tags=["paper", "fig 2"])
+    assert "tags: fig 2" in past.printed(add, past.scan, untag=["paper"])
+    assert [note.author for note in annotations_of(past.root, past.scan).notes] == ["grace"]
+    with pytest.raises(NoAnnotation, match="cannot be a tag"):
+        past.printed(add, past.scan, tags=[" "])
+
+
+def test_unknown_runs_and_places_are_told(past, tmp_path):
+    with pytest.raises(UnknownRun, match="There is no run 'zzzz'"):
+        past.printed(runs.show_run, "zzzz")
+    (tmp_path / "file").write_text("a file")
+    for place in (tmp_path / "nothing", tmp_path / "file"):
+        with pytest.raises(NoCatalog, match=r"There is no catalog in .*Give the data directory that a session"):
+            runs.list_runs(place)
+        with pytest.raises(NoCatalog):
+            watch_run(place)
+
+
+def test_a_run_is_watched_from_before_it_begins_to_its_end(tmp_path, wait_for):
+    console = Console(file=io.StringIO(), width=100)
+    codes = []
+    with Journal(tmp_path / "data") as journal:
+        watching = threading.Thread(target=lambda: codes.append(watch_run(tmp_path / "data", console=console)))
+        watching.start()
+        wait_for(lambda: "Waiting for a run" in console.file.getvalue())
+        engine = RunEngine({})
+        engine.subscribe(journal)
+        x = SynAxis(name="x")
+        engine(scan([SynGauss("det", x, "x", center=0, Imax=1)], x, 0, 1, 5))
+        watching.join(20)
+    text = console.file.getvalue()
+    assert codes == [0]
+    assert "event\ttime\tx\tdet" in text
+    assert "5\t" in text
+    assert "5 events in" in text
+    assert "success" in text
+
+
+def test_watching_a_session_that_dies_ends_too(tmp_path, wait_for):
+    console = Console(file=io.StringIO(), width=100)
+    codes = []
+    journal = Journal(tmp_path / "data")
+    journal("start", {"uid": "5a9d", "time": 1.0, "plan_name": "count"})
+    watching = threading.Thread(target=lambda: codes.append(watch_run(tmp_path / "data", "5a", console=console)))
+    watching.start()
+    with pytest.raises(UnknownRun, match=r"There is no run 'ff' in .* that goes on"):
+        watch_run(tmp_path / "data", "ff", console=console)
+    journal.close()
+    watching.join(20)
+    assert codes == [1]
+    assert "The session ended without closing the run." in console.file.getvalue()
+
+
+def test_status_verify_and_replay_tell_how_the_catalog_stands(past, capsys):
+    assert catalog_care.show_status(past.root, json_output=False) == 0
+    assert "ready, http://127.0.0.1" in capsys.readouterr().out
+    assert catalog_care.verify(past.root, [past.scan], json_output=False) == 0
+    assert "1 runs compared, 0 with differences" in capsys.readouterr().out
+    run = past.catalog[past.scan]
+    run.update_metadata({"start": {**run.metadata["start"], "plan_name": "other"}})
+    assert catalog_care.verify(past.root, [past.scan], json_output=True) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["differences"] == {past.scan: ["start: plan_name: emitted 'scan', stored 'other'"]}
+    assert catalog_care.replay(past.root, [past.scan], rewrite=True, json_output=True) == 0
+    assert json.loads(capsys.readouterr().out) == {"runs": [past.scan]}
+    assert catalog_care.verify(past.root, [past.scan], json_output=False) == 0
+    assert catalog_care.compact_catalog(past.root, json_output=False) == 0
+    assert "Left as they are: databases and arrays (the server runs" in capsys.readouterr().out
+    leave_daemon(past.root)
+
+
+OLD_SCRIPT = """
+import databroker, sys
+from databroker import Broker
+db = Broker.named("mylab")
+print(list(db[sys.argv[1]].table()["x"]), db[-1].start["uid"] != "")
+catalog = databroker.catalog["mylab"]
+print(type(catalog[sys.argv[1]]["primary"].read()).__name__, len(catalog.search(sample="S1")))
+"""
+
+
+def test_old_scripts_find_the_catalog_by_its_name(past, tmp_path):
+    profiles = tmp_path / "profiles"
+    path = write_profile(past.root, "mylab", folder=profiles)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(ProfileError, match=r"There is a profile 'mylab' already: .*Give another name, or replace it"):
+        write_profile(past.root, "mylab", folder=profiles)
+    with pytest.raises(ProfileError, match="cannot be the name of a profile"):
+        write_profile(past.root, "../x", folder=profiles)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", OLD_SCRIPT, past.map],
+        env={**os.environ, "TILED_PROFILES": str(profiles), "TILED_API_KEY": "of another server"},
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[-1.0, -0.5, 0.0, 0.5, 1.0, 1.0" in done.stdout.replace("np.float64(", "").replace(")", "")
+    assert "Dataset 1" in done.stdout
+    leave_daemon(past.root)
+
+
+def test_the_command_takes_a_run_alone_for_show_and_nothing_for_list(past, tandem):
+    for arguments, expected in (
+        (["runs", "-d", past.root], "grid_scan"),
+        (["runs", "2", "--data-dir", past.root], past.map),
+        (["runs", "--since", "noonish", "-d", past.root], "'noonish' is no time that is understood"),
+    ):
+        done = subprocess.run(tandem(*arguments), capture_output=True, text=True, timeout=50)
+        assert expected in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
