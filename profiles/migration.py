@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from coexistence.config import DualConfig, Generation
 from coexistence.errors import CoexistenceError
 from coexistence.migration import Conversion, convert_file
-from coexistence.migration.cutover import Switched, objections, switch
+from coexistence.migration.cutover import CannotSwitch, Switched, objections, switch
 from coexistence.migration.evidence import evidence
 from coexistence.migration.replace_file import draft_beside
 from profiles.configuration import check_instrument, find_configuration, line_settings
@@ -118,6 +118,11 @@ def run_switch(
         As :func:`coexistence.migration.cutover.switch`; nothing is changed.
     """
     paths = [find_configuration(file) for file in files]
+    for path in paths:
+        if Path(__file__).parent in path.resolve().parents:
+            raise CannotSwitch(
+                instrument_id, f"{path} comes with the project", "Copy it, and switch the instrument in the copy."
+            )
     config = load_files(paths)
     found = evidence(data_directory(config, data_dir), instrument_id)
     against = objections(config, instrument_id, found, to)

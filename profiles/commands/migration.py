@@ -16,7 +16,7 @@ Sure = Annotated[
 
 
 def migrate(
-    old: Annotated[Path, typer.Argument(help="The old file: flat, or with [v2] sections.")],
+    old: Annotated[Path, typer.Argument(help="The old file: flat, or with sections v2 and v4.")],
     # typer evaluates annotations at run time and wants Optional for an option without a default.
     output: Annotated[
         Optional[Path],  # noqa: UP045
@@ -33,8 +33,8 @@ def migrate(
 ) -> None:
     """Convert an old configuration, and tell what was done with each instrument.
 
-    Reads flat files ([instruments.<id>]) and files with [v2] sections; comments are kept. The old file is left as it
-    is. What is told goes to stderr. Exits with 1 when an instrument needs a hand.
+    Reads flat files (with a table instruments.ID for each) and files with sections v2 and v4. Comments are kept, and
+    the old file is left as it is. What is told goes to stderr. Exits with 1 when an instrument needs a hand.
     """
     from profiles.migration import run_migrate
 

@@ -254,6 +254,14 @@ def test_what_cannot_change_says_why_and_nothing_is_written(
     assert bench.read_text() == BENCH + more
 
 
+def test_a_profile_of_the_project_is_never_changed(tmp_path: Path):
+    before = find_configuration("sim").read_text()
+    done = tandem("config", "cutover", "power_v2", "sim", "--yes", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.endswith("comes with the project. Copy it, and switch the instrument in the copy.\n")
+    assert find_configuration("sim").read_text() == before
+
+
 def test_a_file_written_in_another_way_is_refused_with_what_to_do(bench: Path):
     inline = '[v2]\ninstruments = [{ id = "power", type = "Newport1830C", serial_port = "/dev/ttyS0" }]\n'
     bench.write_text(inline)
