@@ -55,37 +55,26 @@ def test_a_killed_session(served, measuring):
     assert 0 <= stop["time"] - original_documents(served.directory.root, uid)[-2][1]["time"] < 1.0
 
 
-def test_a_killed_server(served, measuring):
-    before = state_of(served)
-    session = measuring(served.directory.root, events=150)
-    wait_partly_delivered(served, session.uid)
-    os.kill(before.server_pid, signal.SIGKILL)
-    session.finish()
-    assert session.process.returncode == 0
-    assert_all_there(served, session.uid, session.emitted)
-    after = state_of(served)
-    assert after.daemon_pid == before.daemon_pid
-    assert after.server_pid != before.server_pid
-    assert after.url == before.url  # who had it open goes on
-
-
-def test_a_killed_daemon(served, measuring):
-    before = state_of(served)
-    session = measuring(served.directory.root, events=150)
-    wait_partly_delivered(served, session.uid)
-    os.kill(before.daemon_pid, signal.SIGKILL)
-    wait_until(lambda: not alive(before.server_pid), "the server to end with its daemon", 10.0)
-    session.finish()
-    assert session.process.returncode == 0
-    assert_all_there(served, session.uid, session.emitted)
-    assert state_of(served).daemon_pid != before.daemon_pid
-
-
-def test_everything_killed_at_once(served, measuring):
-    before = state_of(served)
+def test_server_and_daemon_killed_in_turn_and_at_last_everything_at_once(served, measuring):
     session = measuring(served.directory.root)
     wait_partly_delivered(served, session.uid)
-    for pid in (before.daemon_pid, before.server_pid, session.process.pid):
+    first = state_of(served)
+    os.kill(first.server_pid, signal.SIGKILL)
+
+    def started_anew(before):
+        state = CatalogState.read(served.directory)
+        return state if state is not None and state.phase == "ready" and state.server_pid != before.server_pid else None
+
+    second = wait_until(lambda: started_anew(first), "another server", 60.0)
+    assert second.daemon_pid == first.daemon_pid
+    assert second.url == first.url  # who had it open goes on
+    os.kill(second.daemon_pid, signal.SIGKILL)
+    wait_until(lambda: not alive(second.server_pid), "the server to end with its daemon", 10.0)
+    third = wait_until(lambda: started_anew(second), "another daemon", 60.0)
+    assert third.daemon_pid != second.daemon_pid
+    wait_partly_delivered(served, session.uid)
+    assert session.process.poll() is None
+    for pid in (third.daemon_pid, third.server_pid, session.process.pid):
         os.kill(pid, signal.SIGKILL)
     session.finish()
     assert_all_there(served, session.uid, session.emitted)
@@ -202,44 +191,36 @@ def test_the_key_is_in_its_file_and_nowhere_else(served):
     assert key.decode() not in repr(catalog)
 
 
-def test_nobody_waits_for_the_start_and_the_last_one_to_leave_stops_everything(RE, data_dir, det):
+def test_the_life_of_a_catalog(RE, data_dir, det):
+    """Nobody waits for its start; the last one to leave stops it; who comes meanwhile is served; or it is kept."""
     with CatalogSession(data_dir) as session:
         with pytest.raises(CatalogTimeout, match=r"was not ready within 0.1 s.*try again"):
             session.catalog(wait=0.1)
         RE.subscribe(session.journal)
         (uid,) = RE(count([det]))
-        state = wait_until(lambda: CatalogState.read(session.directory), "the daemon")
-        assert session.close(wait_delivered=40.0) is True
-    assert not alive(state.daemon_pid)
-    assert not session.directory.state_file.exists()
-    assert not daemon_runs(session.directory)
-    assert session.directory.delivered_journal_of(uid) is not None
-
-
-def test_a_kept_catalog_serves_until_it_is_shut_down(data_dir):
-    with CatalogSession(data_dir) as session:
-        session.catalog(wait=60.0)
-        session.keep()
-    assert session.close(wait_delivered=5.0) is False
-    time.sleep(0.6)  # long enough for a daemon that would leave
-    assert alive(state_of(session).daemon_pid)
-    assert leases_held(session.directory) == 0
-    assert shut_down(data_dir, timeout=30.0) is True
-
-
-def test_a_session_that_comes_while_the_daemon_leaves_is_served(data_dir):
-    leaving = CatalogSession(data_dir)
-    wait_until(lambda: CatalogState.read(leaving.directory), "the daemon")
-    leaving.close()
+        first = wait_until(lambda: CatalogState.read(session.directory), "the daemon")
+        wait_until(lambda: session.directory.delivered_journal_of(uid), "the run", 60.0)
 
     def goes():
-        state = CatalogState.read(leaving.directory)
+        state = CatalogState.read(session.directory)
         return state is None or state.phase == "stopping"
 
     wait_until(goes, "the daemon to leave")
     catalog = open_catalog(data_dir, wait=60.0)
-    assert len(catalog) == 0
-    assert shut_down(data_dir, timeout=30.0) is True
+    assert list(catalog) == [uid]
+    assert state_of(session).daemon_pid != first.daemon_pid
+    with CatalogSession(data_dir) as keeper:
+        keeper.keep()
+    leave_daemon(data_dir)
+    time.sleep(0.6)  # long enough for a daemon that would leave
+    kept = state_of(session)
+    assert alive(kept.daemon_pid)
+    assert leases_held(session.directory) == 0
+    assert shut_down(data_dir, timeout=60.0) is True
+    wait_until(lambda: not alive(kept.daemon_pid), "the daemon's process to end", 20.0)
+    assert not alive(kept.server_pid)
+    assert not session.directory.state_file.exists()
+    assert not daemon_runs(session.directory)
 
 
 def test_a_server_that_cannot_start_is_reported_with_its_log(data_dir):
