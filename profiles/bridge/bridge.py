@@ -154,9 +154,10 @@ class MeasurementBridge:
         with self._changing:
             self._closed = True
             subscriptions = self._subscriptions
+            thread = self._thread
         self._wake.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(END_TIMEOUT_S)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(END_TIMEOUT_S)
         with self._changing:
             self._subscriptions = ()
         for subscription in subscriptions:
@@ -165,14 +166,22 @@ class MeasurementBridge:
     def _remove(self, subscription: Subscription) -> None:
         with self._changing:
             self._subscriptions = tuple(each for each in self._subscriptions if each is not subscription)
+        self._wake.set()
 
     def _sort(self) -> None:
         while not self._closed:
-            # Idle, it costs nothing: without subscribers it sleeps until there is one.
-            self._wake.wait(RELEASE_INTERVAL_S if self._subscriptions else None)
+            self._wake.wait(RELEASE_INTERVAL_S)
             self._wake.clear()
             self._take_in()
             self._release(time.time() - self._window_s)
+            with self._changing:
+                if not self._subscriptions:
+                    # Nobody listens: nothing is kept, and nothing is done until somebody does.
+                    self._inbox.clear()
+                    self._heap.clear()
+                    self._held.clear()
+                    self._thread = None
+                    return
         self._take_in()
         self._release(float("inf"))
 
