@@ -23,8 +23,8 @@ from profiles.notices import tell_of_trouble
 from profiles.session import Session
 
 OVER = threading.Event()
-METER = {"id": "power", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0"}
-TURN = {"id": "turn", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3"}
+METER = {"id": "power", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 5.0}
+TURN = {"id": "turn", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3", "timeout": 5.0}
 
 
 @pytest.fixture(autouse=True)

@@ -19,14 +19,14 @@ BENCH = {
     "simulation": {"time_scale": 0.05},
     "v2": {
         "instruments": [
-            {"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.3},
-            {"id": "turn_v2", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "2", "timeout": 0.3},
+            {"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.6},
+            {"id": "turn_v2", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "2", "timeout": 0.6},
         ]
     },
     "v4": {
         "instruments": [
-            {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.3},
-            {"id": "turn_v4", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3", "timeout": 0.3},
+            {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.6},
+            {"id": "turn_v4", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3", "timeout": 0.6},
         ]
     },
 }
@@ -51,7 +51,7 @@ def every_wire_is_there(session: Session, wait_for) -> Iterator[None]:
 class Unplugger:
     """Unplugs a wire when the run has an event of a number, and plugs it in again a little later."""
 
-    def __init__(self, session: Session, device: str, at_event: int, *, delay_s: float = 0.0, away_s: float = 0.9):
+    def __init__(self, session: Session, device: str, at_event: int, *, delay_s: float = 0.0, away_s: float = 1.3):
         ports = session.simulated.process.ports
         wire = session.instruments[device].config.wire
         self.name = next(name for name, path in ports.items() if path == wire)
@@ -154,7 +154,7 @@ def test_an_error_that_has_nothing_to_do_with_wires_reaches_the_plan(session: Se
 
 
 def test_a_waiting_plan_can_be_aborted(session: Session, wait_for, capsys):
-    unplugger = Unplugger(session, "turn_v4", at_event=2, away_s=2.0)
+    unplugger = Unplugger(session, "turn_v4", at_event=2, away_s=3.0)
 
     def abort() -> None:
         wait_for(lambda: "The plan waits for" in capsys.readouterr().err)
