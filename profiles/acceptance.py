@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from coexistence.errors import CoexistenceError
@@ -34,7 +35,7 @@ _QUESTIONS: dict[str, re.Pattern[bytes]] = {
 """By type, the commands that only ask."""
 
 # MEASure? configures before it measures; the self-test and calibration queries do what they are named for.
-_SCPI_QUESTION = re.compile(rb"(?!:?MEAS|:?CONF|:?CAL|\*TST|\*CAL)[^?;]+\?[^;]*\n", re.IGNORECASE)
+_SCPI_QUESTION = re.compile(rb"(?!:?MEAS|:?CONF|:?CAL|\*TST|\*CAL)[^?;]+\?[^;]*[\r\n]+", re.IGNORECASE)
 
 _QUEUE_LENGTH = 20
 
@@ -239,4 +240,11 @@ def _of_fields(fields: Fields, prefix: str = "") -> Iterator[Question]:
     for name, field in fields.items():
         if field.get is not None and not field.remembered:
             purpose: Purpose = "reading" if name in _READINGS else "setting"
-            yield Question(f"{prefix}{name}", purpose, field.get, field.units)
+            get = partial(_as_list, field.get) if field.shape else field.get
+            yield Question(f"{prefix}{name}", purpose, get, field.units)
+
+
+def _as_list(get: Callable[[], Conversation[Stamped[Any]]]) -> Conversation[Stamped[list[float]]]:
+    """Ask for an array in a form that a transcript can hold."""
+    measured = yield from get()
+    return Stamped(measured.value.tolist(), measured.timestamp)

@@ -216,6 +216,7 @@ def test_what_is_no_question_is_not_sent():
             "speed": {"query": "VOLT:NPLC?", "units": "power line cycles"},
             "unknown": {"query": "NO:SUCH:THING?"},
         }
+        trace = {"query": "SYST:VERS?", "points": 1, "encoding": "ascii"}
         config = bench(
             {
                 "id": "meter",
@@ -223,6 +224,7 @@ def test_what_is_no_question_is_not_sent():
                 "resource": f"TCPIP0::{host}::{number}::SOCKET",
                 "reply_timeout": 0.3,
                 "signals": signals,
+                "waveforms": {"trace": trace},
             }
         )
         (found,) = validate(config, readings=1)
@@ -231,9 +233,15 @@ def test_what_is_no_question_is_not_sent():
     assert "does more than ask" in answers["measured"].error
     assert answers["speed"].outcome == "ok"
     assert answers["unknown"].outcome == "failed"
+    assert isinstance(answers["trace"].value, list)
+    json.dumps(found.as_json(), allow_nan=False, default=str)
     assert "asking left errors in the instrument: -113" in answers["errors_after"].error
     assert not found.passed
     assert not any(b"MEAS" in entry.sent for entry in found.exchanges)
+
+
+def iter_ask(command: bytes):
+    yield Ask(command)
 
 
 def test_commands_without_reply_are_left_out_of_a_conversation():
@@ -243,6 +251,8 @@ def test_commands_without_reply_are_left_out_of_a_conversation():
         yield Ask(b"SHUT 0;SHUT?\n")
         return answer
 
+    line = only_questions("ScpiMeter", iter_ask(b"READ?\r\n"), [])
+    assert next(line) == Ask(b"READ?\r\n")
     left_out: list[bytes] = []
     asking = only_questions("MaiTai", conversation(), left_out)
     assert next(asking) == Ask(b"SHUT?\n")
