@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from bluesky import RunEngine
-from bluesky.utils import FailedStatus, Msg, RunEngineControlException
+from bluesky.utils import FailedStatus, Msg, RunEngineControlException, ensure_generator
 
 from coexistence import AcquireTimeout, CommandTimeout, SharedResources, WireDisconnected
 from coexistence.channel import ConnectionEvent
@@ -119,7 +119,7 @@ class WaitForLostWires:
     def __call__(self, plan: Generator[Msg, Any, Any]) -> Generator[Msg, Any, Any]:
         """Let a plan wait for lost wires."""
         self.watch.refresh()
-        return (yield from _Passage(plan, self._run_engine, self.watch, self._tell).messages())
+        return (yield from _Passage(ensure_generator(plan), self._run_engine, self.watch, self._tell).messages())
 
 
 class _Passage:
