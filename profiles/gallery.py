@@ -1,7 +1,7 @@
 """Remakes the pictures of docs/plans.md: `python -m profiles.gallery docs/images/plans`.
 
 Each picture is made by the commands that stand beside it in the page: a plan on the simulated bench, then
-`tandem runs plot`.
+`tandem runs plot`. To be called in the project's own folder, for the examples.
 """
 
 from __future__ import annotations
@@ -17,19 +17,22 @@ COMMANDS: Mapping[str, str] = {
     "malus": "malus --num 37",
     "calibrate_half_wave_plate": "calibrate_half_wave_plate --detectors power_v4 --num 31",
     "rotational_anisotropy": (
-        "rotational_anisotropy --detectors power_v4 --half-wave-plate --analyser-zero 12.7 --geometry crossed "
-        "--stop 175"
+        "rotational_anisotropy -c examples/anisotropy.toml --simulate --detectors power_v4 --half-wave-plate "
+        "--analyser-zero 12.7"
     ),
     "delay_scan": (
         "delay_scan --detectors power_v4 --stage stages.axis.1 --start-ps -1.5 --stop-ps 1.5 --num 31 --zero-mm 12.4"
     ),
-    "image_scan": "image_scan --num 3 --region 512,1535,2,512,1535,2 --exposure-ms 20",
+    "image_scan": "image_scan --num 3 --region 512,1535,2,512,1535,2 --exposure-ms 5",
     "fly_scan": "fly_scan --detectors power_v4 --axis stages.axis.1 --start 12.2 --stop 12.8 --velocity 0.2",
     "wavelength_scan": "wavelength_scan --detectors power_v4 --start 740 --stop 860 --num 13",
 }
 """What `tandem run` is given for each picture."""
 
-PLOT_OPTIONS: Mapping[str, str] = {"image_scan": "--y camera_image"}
+PLOT_OPTIONS: Mapping[str, str] = {
+    "rotational_anisotropy": "--x polarizer --y power_v4_power",
+    "image_scan": "--y camera_image",
+}
 """What `tandem runs plot` is given beside the run."""
 
 

@@ -19,6 +19,7 @@ from plans.results import Result, Row, RunEvents, with_results
 
 FOLDS = (2, 4)
 _CROSSED_DEG = 90.0
+_TURN_DEG = 360.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def rotational_anisotropy(
 
     The angle is the direction of polarization before the sample. Rotators are at `zero + angle`, the analyser 90
     degrees further when crossed; a half-wave plate, which turns the polarization by twice its own angle, at
-    `zero + angle / 2`.
+    `zero + angle / 2`. What would go beyond 360 degrees begins a turn earlier.
 
     The stream `result_anisotropy` has a row for each detector: `offset`, and for each fold n `amplitude_n` and
     `angle_n` (deg) with their standard errors.
@@ -128,8 +129,8 @@ def rotational_anisotropy(
     crossing = _CROSSED_DEG if geometry == "crossed" else 0.0
     step = (stop - start) / (num - 1) if all(well) and num > 1 else 0.0
     angles = [start + number * step for number in range(num)] if all(well) else []
-    before = [polariser_zero + ratio * angle for angle in angles]
-    behind = [analyser_zero + angle + crossing for angle in angles]
+    before = _within_turn([polariser_zero + ratio * angle for angle in angles])
+    behind = _within_turn([analyser_zero + angle + crossing for angle in angles])
     if movable and angles:
         arguments.positions("start", polariser, before[0])
         arguments.positions("stop", polariser, before[-1])
@@ -168,3 +169,9 @@ def rotational_anisotropy(
     plan = bp.scan_nd(list(detectors), path, md=metadata)
     uid: str = yield from with_results(plan, analyse)
     return uid
+
+
+def _within_turn(positions: list[float]) -> list[float]:
+    """Begin a turn earlier when the positions would end beyond a full turn."""
+    too_far = max(positions, default=0.0) > _TURN_DEG
+    return [position - _TURN_DEG for position in positions] if too_far else positions
