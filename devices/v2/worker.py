@@ -33,7 +33,7 @@ class Worker:
     def __init__(self, name: str, owner: object) -> None:
         self._name = name
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the owner may be collected by whoever holds it
         self._thread: threading.Thread | None = None
         weakref.finalize(owner, self.stop).atexit = False
 
