@@ -28,6 +28,7 @@ from bluesky_tiled_plugins.writing.tiled_writer import (
     _RunWriter,
 )
 
+from . import zarr_files  # noqa: F401 - the writer learns of Zarr by it
 from .checksums import file_of
 from .directory import DataDirectory, uid_of_journal
 from .encoding import Document, as_json, encode
