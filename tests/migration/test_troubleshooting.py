@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -65,8 +66,7 @@ def acquire_timeout(path: str, _: Path) -> None:
         with Holder(lambda: port.acquire("alignment script")):
             waiting.start()
             try:
-                while not len(port.wire.arbiter):
-                    pass
+                wait_until(lambda: len(port.wire.arbiter))
                 enter(port.acquire("power", timeout=0.2))
             finally:
                 waiting.join()
@@ -99,26 +99,23 @@ def wire_disconnected(_: str, __: Path) -> None:
 
 def deadlock_detected(_: str, __: Path) -> None:
     stage, laser = (Arbiter(f"/dev/ttyUSB{n}", order=(0, str(n)), check_order=False) for n in (2, 3))
-    has, waits = threading.Event(), threading.Event()
+    has_laser = threading.Event()
 
     def align() -> None:
         with laser.acquire("alignment script"):
-            has.set()
-            waits.set()
+            has_laser.set()
             with stage.acquire("alignment script", timeout=10):
                 pass
 
     other = threading.Thread(target=align)
-    with stage.acquire("scan"):
-        other.start()
-        assert has.wait(5)
-        try:
-            while not len(stage):
-                pass
+    try:
+        with stage.acquire("scan"):
+            other.start()
+            assert has_laser.wait(5)
+            wait_until(lambda: len(stage))
             enter(laser.acquire("scan", timeout=5))
-        finally:
-            pass
-    other.join()
+    finally:
+        other.join()
 
 
 def lock_order_violation(_: str, __: Path) -> None:
@@ -169,6 +166,13 @@ def cannot_switch(_: str, folder: Path) -> None:
     bench = folder / "bench.toml"
     bench.write_text('[[v4.instruments]]\nid = "power"\ntype = "Newport1830C"\nserial_port = "/dev/ttyS0"\n')
     switch([bench], "power", "v4", load_files)
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def enter(guard: object) -> None:
