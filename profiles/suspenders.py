@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import numbers
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -133,7 +134,7 @@ class SignalSuspender(ABC):
                 value = await _value_of(self.signal)
         except Exception as error:
             return f"it cannot be read: {str(error) or type(error).__name__}"
-        if isinstance(value, float) and math.isnan(value):
+        if isinstance(value, numbers.Real) and math.isnan(value):
             return "it is not a number"
         return self.trouble(value)
 
@@ -169,36 +170,43 @@ class SignalSuspender(ABC):
         return f"{self.signal.name}: {self._reason}" if self.tripped else ""
 
 
-class SuspendBelow(SignalSuspender):
+class _Threshold(SignalSuspender):
+    """Suspends on one side of a limit, until the signal is on the other side of another one."""
+
+    _side: str
+
+    def __init__(self, signal: Any, limit: float, *, resume_at: float | None = None, **settings: Any) -> None:
+        super().__init__(signal, **settings)
+        self.limit = limit
+        self.resume_at = limit if resume_at is None else resume_at
+        if self._is_bad(self.resume_at, limit):
+            raise ValueError(f"resume_at ({self.resume_at:g}) must not be {self._side} the limit ({limit:g})")
+
+    @abstractmethod
+    def _is_bad(self, value: float, threshold: float) -> bool: ...
+
+    def trouble(self, value: Any) -> str:
+        """As :meth:`SignalSuspender.trouble`."""
+        threshold = self.resume_at if self.tripped and self._trips_reported else self.limit
+        return f"{value:g} is {self._side} {threshold:g}" if self._is_bad(value, threshold) else ""
+
+
+class SuspendBelow(_Threshold):
     """Suspends while a signal is below `limit`, until it is at least `resume_at` (default: the limit)."""
 
-    def __init__(self, signal: Any, limit: float, *, resume_at: float | None = None, **settings: Any) -> None:
-        super().__init__(signal, **settings)
-        if resume_at is not None and resume_at < limit:
-            raise ValueError(f"resume_at ({resume_at:g}) must not be below the limit ({limit:g})")
-        self.limit = limit
-        self.resume_at = limit if resume_at is None else resume_at
+    _side = "below"
 
-    def trouble(self, value: Any) -> str:
-        """As :meth:`SignalSuspender.trouble`."""
-        threshold = self.resume_at if self.tripped and self._trips_reported else self.limit
-        return f"{value:g} is below {threshold:g}" if value < threshold else ""
+    def _is_bad(self, value: float, threshold: float) -> bool:
+        return value < threshold
 
 
-class SuspendAbove(SignalSuspender):
+class SuspendAbove(_Threshold):
     """Suspends while a signal is above `limit`, until it is at most `resume_at` (default: the limit)."""
 
-    def __init__(self, signal: Any, limit: float, *, resume_at: float | None = None, **settings: Any) -> None:
-        super().__init__(signal, **settings)
-        if resume_at is not None and resume_at > limit:
-            raise ValueError(f"resume_at ({resume_at:g}) must not be above the limit ({limit:g})")
-        self.limit = limit
-        self.resume_at = limit if resume_at is None else resume_at
+    _side = "above"
 
-    def trouble(self, value: Any) -> str:
-        """As :meth:`SignalSuspender.trouble`."""
-        threshold = self.resume_at if self.tripped and self._trips_reported else self.limit
-        return f"{value:g} is above {threshold:g}" if value > threshold else ""
+    def _is_bad(self, value: float, threshold: float) -> bool:
+        return value > threshold
 
 
 class SuspendUnless(SignalSuspender):
