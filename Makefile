@@ -68,7 +68,7 @@ soak: $(DEVELOPMENT)
 	$(BIN)/python tests/soak/run.py --hours $(HOURS) $(ARGS)
 
 bench: $(BENCHMARKS)
-	@for benchmark in wires visa devices camera capture plans session; do echo "== $$benchmark"; $(BIN)/python -m benchmarks.$$benchmark $(ARGS) || exit 1; done
+	@for benchmark in wires visa devices camera capture plans session shadow bridge; do echo "== $$benchmark"; $(BIN)/python -m benchmarks.$$benchmark $(ARGS) || exit 1; done
 
 clean:
 	rm -rf $(VENV) .venv-lower-bounds .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
