@@ -151,7 +151,16 @@ def test_a_silent_instrument_and_one_of_another_model_leave_the_others_alone(
 
 
 def test_entries_that_are_one_instrument_are_asked_once(tandem: Callable[..., list[str]], tmp_path: Path):
-    command = tandem("validate", "sim", "--simulate", "--readings", "1", "--json")
+    entry = '[[{}.instruments]]\nid = "{}"\ntype = "{}"\nserial_port = "/dev/{}"\n'
+    (tmp_path / "bench.toml").write_text(
+        entry.format("v2", "power_v2", "Newport1830C", "ttyUSB0")
+        + entry.format("v4", "power_v4", "Newport1830C", "ttyUSB0")
+        + "".join(
+            entry.format("v4", name, "Elliptec", "ttyUSB1") + f'address = "{address}"\n'
+            for name, address in (("hwp", "2"), ("polarizer", "3"))
+        )
+    )
+    command = tandem("validate", "bench.toml", "--simulate", "--readings", "1", "--json")
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
