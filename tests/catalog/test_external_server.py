@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
@@ -10,9 +11,9 @@ from bluesky.plans import count
 from catalog_helpers import state_of, wait_until
 from ophyd.sim import SynSignal
 
-from catalog import CatalogError, CatalogSession, CatalogStartFailed, ExternalServer, KeyRejected
+from catalog import CatalogError, CatalogRefuses, CatalogSession, CatalogStartFailed, ExternalServer, KeyRejected
 from catalog.client import connect
-from catalog.directory import DataDirectory
+from catalog.directory import CatalogState, DataDirectory
 from catalog.verify import compare_run
 
 pytestmark = pytest.mark.server
@@ -94,3 +95,34 @@ def test_a_damaged_choice_of_server_is_named(data_dir):
     directory.external_file.write_text(json.dumps({"address": "x"}))
     with pytest.raises(CatalogError, match=r"external.json does not describe a server"):
         ExternalServer.read(directory)
+
+
+def test_a_refusing_server_is_told_once(data_dir, monkeypatch):
+    monkeypatch.setattr("catalog.session.start_daemon_if_missing", lambda _: None)
+    monkeypatch.setattr("catalog.session.WATCH_INTERVAL_S", 0.01)
+    told = []
+    with CatalogSession(data_dir, on_trouble=told.append) as session:
+        state = CatalogState(phase="ready", url="http://127.0.0.1:9", daemon_pid=1, problem="it answers with an error.")
+        state.write(session.directory)
+        wait_until(lambda: told, "the user to be told", 10.0)
+        looked = threading.Event()
+        monkeypatch.setattr(session, "_tell_of_trouble", _then(session._tell_of_trouble, looked.set))
+        assert looked.wait(10.0)
+    (error,) = told
+    assert isinstance(error, CatalogRefuses)
+    assert str(error).startswith("The catalog's server takes no runs at present: it answers with an error. Runs are")
+
+
+def _then(first, second):
+    def both(*arguments):
+        first(*arguments)
+        second()
+
+    return both
+
+
+@pytest.mark.parametrize("uri", ["https://tiled.example/?api_key=f00d", "https://me:f00d@tiled.example"])
+def test_an_address_that_holds_a_secret_is_refused_without_telling_it(uri):
+    with pytest.raises(CatalogError, match=r"tiled.example holds more than the address. .* name a file") as caught:
+        ExternalServer(uri=uri)
+    assert "f00d" not in str(caught.value)
