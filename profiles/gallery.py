@@ -23,7 +23,7 @@ COMMANDS: Mapping[str, str] = {
     "delay_scan": (
         "delay_scan --detectors power_v4 --stage stages.axis.1 --start-ps -1.5 --stop-ps 1.5 --num 31 --zero-mm 12.4"
     ),
-    "image_scan": "image_scan --num 3 --region 512,1535,2,512,1535,2 --exposure-ms 5",
+    "image_scan": "image_scan --num 3 --region 512,1535,4,512,1535,4 --exposure-ms 2",
     "fly_scan": "fly_scan --detectors power_v4 --axis stages.axis.1 --start 12.2 --stop 12.8 --velocity 0.2",
     "wavelength_scan": "wavelength_scan --detectors power_v4 --start 740 --stop 860 --num 13",
 }
@@ -59,6 +59,7 @@ def remake(folder: Path, data_dir: Path, names: Sequence[str] = ()) -> list[Path
     made = []
     for name in names or COMMANDS:
         picture = folder / f"{name}.png"
+        picture.unlink(missing_ok=True)
         _tandem("run", *shlex.split(COMMANDS[name]), "--data-dir", str(data_dir))
         plot = shlex.split(PLOT_OPTIONS.get(name, ""))
         _tandem("runs", "plot", "-1", *plot, "--data-dir", str(data_dir), "--output", str(picture))
