@@ -21,6 +21,8 @@ from profiles.simulation import SimulatedBench
 # Lines and motion of the simulated bench ten times faster than real ones.
 FAST = {**os.environ, "TANDEM__SIMULATION__TIME_SCALE": "0.1"}
 
+pytestmark = pytest.mark.timeout(150)
+
 MARGIN = 3  # for a machine that is busy with other things
 
 
@@ -38,7 +40,6 @@ def processes_of(data_dir: Path) -> list[str]:
 
 
 @pytest.mark.server
-@pytest.mark.timeout(150)
 def test_the_demo_finds_what_the_bench_was_set_to_and_keeps_its_server_if_asked(tandem, tmp_path: Path, wait_for):
     data_dir = tmp_path / "fresh"
     began = time.monotonic()
@@ -70,7 +71,6 @@ def test_the_demo_finds_what_the_bench_was_set_to_and_keeps_its_server_if_asked(
 
 
 @pytest.mark.server
-@pytest.mark.timeout(90)
 def test_the_demo_says_something_soon_and_stops_in_order_on_ctrl_c(tandem, data_dir: Path, wait_for):
     with subprocess.Popen(
         tandem("demo", "--data-dir", data_dir), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=FAST
