@@ -40,6 +40,10 @@ logger = logging.getLogger("catalog.delivery")
 BATCH_BYTES = 4 * 2**20
 """Most that is read from one journal before it is written to the server, which bounds the memory needed."""
 
+HDF5_MIMETYPE = "application/x-hdf5"
+FRAMES_OF_AN_EVENT_NDIM = 4
+"""Events, frames of each, rows, columns: files count frames along one axis."""
+
 UNFINISHED_REASON = "The session ended without closing the run."
 
 
@@ -270,7 +274,25 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         """Write what is left and then the stop document, which makes the run complete."""
         # What is flushed is forgotten; the writer's own way out keeps the frames it has announced.
         self.flush()
+        if doc.get("reason") == UNFINISHED_REASON:
+            self._leave_out_unannounced_frames()
         super().stop(doc)
+
+    def _leave_out_unannounced_frames(self) -> None:
+        """Have the server read the frames that events tell of; a killed session's file may hold one more.
+
+        The server refuses a file that is longer than what was announced.
+        """
+        for uid, consolidator in self._consolidators.items():
+            if consolidator.mimetype != HDF5_MIMETYPE or consolidator._sres_parameters.get("slice"):
+                continue
+            shape = consolidator.shape
+            frames = shape[0] * (shape[1] if len(shape) == FRAMES_OF_AN_EVENT_NDIM else 1)
+            consolidator._sres_parameters["slice"] = f":{frames}"
+            try:
+                self._update_data_source_for_node(self._sres_nodes[uid], consolidator.get_data_source())
+            except Exception:
+                logger.exception("The files of a run without an end may be unreadable")
 
     def flush(self) -> None:
         """Write everything taken so far to the server."""
