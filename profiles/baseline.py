@@ -57,7 +57,7 @@ class Snapshot:
         device = self.device
         async with asyncio.timeout(TIMEOUT_S):
             if isinstance(device, Triggerable):
-                await _triggered(device)
+                await triggered(device)
             self._reading = await maybe_await(device.read())
             if self._data_keys is None:
                 if hasattr(device, "read_configuration"):
@@ -143,7 +143,14 @@ def _record(snapshots: list[Snapshot], run: Any) -> Generator[Msg, Any, None]:
     yield Msg("save", None, run=run)
 
 
-async def _triggered(device: Any) -> None:
+async def triggered(device: Any) -> None:
+    """Let a device or signal of either generation measure, and wait on the running loop until it has.
+
+    Raises
+    ------
+    Exception
+        What made the measurement fail. Cancelled, the measurement goes on.
+    """
     loop, done = asyncio.get_running_loop(), asyncio.Event()
     status = device.trigger()
     status.add_callback(lambda _: loop.call_soon_threadsafe(done.set))

@@ -14,6 +14,8 @@ from typing import Any
 
 from bluesky import RunEngine
 
+from profiles.baseline import triggered
+
 logger = logging.getLogger("profiles.suspenders")
 
 POLL_PERIOD_S = 1.0
@@ -268,12 +270,7 @@ async def _value_of(signal: Any) -> Any:
             raise ValueError("the reading is invalid")
         return value["value"]
     if _measures_on_demand(signal):
-        loop, done = asyncio.get_running_loop(), asyncio.Event()
-        status = signal.trigger()
-        status.add_callback(lambda _: loop.call_soon_threadsafe(done.set))
-        await done.wait()
-        if (error := status.exception(timeout=0)) is not None:
-            raise error
+        await triggered(signal)
         return signal.get()
     return await asyncio.to_thread(signal.get)
 
