@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from bluesky.plans import count
-from catalog_helpers import alive, assert_all_there, state_of, wait_until
+from catalog_helpers import alive, assert_all_there, assert_images_there, state_of, wait_until
 from ophyd.sim import SynSignal
 
 from catalog import CatalogSession, CatalogStartFailed, CatalogTimeout, open_catalog, original_documents, shut_down
@@ -78,6 +78,20 @@ def test_server_and_daemon_killed_in_turn_and_at_last_everything_at_once(served,
         os.kill(pid, signal.SIGKILL)
     session.finish()
     assert_all_there(served, session.uid, session.emitted)
+
+
+def test_images_are_readable_when_a_frame_was_taken_and_not_announced(served, measuring, tmp_path):
+    session = measuring(served.directory.root, images=tmp_path / "images")
+    session.wait_events(3)
+    os.kill(session.process.pid, signal.SIGSTOP)
+    path = served.directory.journal_of(session.uid)
+    lines = path.read_bytes().splitlines(keepends=True)
+    while b'"name":"datum"' not in lines.pop():
+        pass
+    os.truncate(path, sum(map(len, lines)))
+    session.kill()
+    served.wait_delivered(session.uid, timeout=60.0)
+    assert assert_images_there(served, session.uid) == sum(b'"name":"datum"' in line for line in lines) >= 2
 
 
 def test_a_torn_journal_is_delivered_up_to_the_tear(served, measuring):
