@@ -17,6 +17,8 @@ AXIS = "stage_axis_1"
 START, STOP = 10.0, 14.0
 VELOCITY = 1.0
 """In simulated units per second: ten times as fast by our clock."""
+SLOW = 0.2
+"""For what has to happen before a sweep is over, on a busy machine too."""
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +136,7 @@ def test_pause_stops_the_axis_and_resume_sweeps_the_rest(bench):
 
     token = bench.RE.subscribe(pause_once)
     with pytest.raises(RunEngineInterrupted):
-        bench.RE(sweep(bench))
+        bench.RE(sweep(bench, velocity=SLOW))
     wait_until(lambda: not bench.axis_truth()["moving"])
     stood = bench.axis_truth()["counter"]
     assert stood < STOP
@@ -146,7 +148,7 @@ def test_pause_stops_the_axis_and_resume_sweeps_the_rest(bench):
     places = [event[AXIS] for event in events]
     assert places == sorted(places)
     assert rows[1]["start"] == pytest.approx(paused[0])
-    assert places[-1] > STOP - 1.5
+    assert places[-1] > STOP - 2
     assert bench.stop_document()["exit_status"] == "success"
     assert rests_with_its_velocity(bench)
 
@@ -159,7 +161,7 @@ def test_every_way_out_stops_the_axis_and_gives_its_velocity_back(bench, way):
 
     token = bench.RE.subscribe(pause_at_once)
     with pytest.raises(RunEngineInterrupted):
-        bench.RE(sweep(bench))
+        bench.RE(sweep(bench, velocity=SLOW))
     bench.RE.unsubscribe(token)
     getattr(bench.RE, way)()
     wait_until(lambda: rests_with_its_velocity(bench))
@@ -178,7 +180,7 @@ def test_abort_in_mid_sweep(bench):
 
     token = bench.RE.subscribe(abort)
     with pytest.raises(RunEngineInterrupted):
-        bench.RE(sweep(bench))
+        bench.RE(sweep(bench, velocity=SLOW))
     bench.RE.unsubscribe(token)
     wait_until(lambda: bench.RE.state == "idle")
     wait_until(lambda: rests_with_its_velocity(bench))
@@ -199,7 +201,7 @@ def test_limit_switch_in_mid_sweep_fails_the_run_and_keeps_what_was_measured(ben
 
     token = bench.RE.subscribe(hit_limit)
     with pytest.raises(FailedStatus) as caught:
-        bench.RE(sweep(bench))
+        bench.RE(sweep(bench, velocity=SLOW))
     bench.RE.unsubscribe(token)
     assert "hardware limit" in str(caught.value.__cause__)
     assert bench.stop_document()["exit_status"] == "fail"
@@ -214,7 +216,7 @@ def test_a_detector_that_fails_stops_the_axis(bench):
 
     token = bench.RE.subscribe(break_meter)
     with pytest.raises(Exception) as caught:
-        bench.RE(sweep(bench))
+        bench.RE(sweep(bench, velocity=SLOW))
     bench.RE.unsubscribe(token)
     assert "saturated" in f"{caught.value} {caught.value.__cause__}"
     wait_until(lambda: rests_with_its_velocity(bench))
@@ -234,7 +236,7 @@ def test_somebody_who_stops_the_axis_ends_the_run(bench):
 
     token = bench.RE.subscribe(stop)
     with pytest.raises(FailedStatus) as caught:
-        bench.RE(sweep(bench))
+        bench.RE(sweep(bench, velocity=SLOW))
     bench.RE.unsubscribe(token)
     assert isinstance(caught.value.__cause__, SweepStopped)
     assert "it was stopped" in str(caught.value.__cause__)
