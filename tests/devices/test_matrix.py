@@ -75,6 +75,7 @@ METER = {
     "tolerance": 0.02,
     "options": {"setup": ["VOLT:NPLC 0.2"], "reply_timeout": 0.4},
 }
+PATIENT = METER | {"options": {"setup": ["VOLT:NPLC 0.2"], "reply_timeout": 2.0}}
 GENERIC = {"voltage": {"query": "READ?", "units": "V", "kind": "hinted", "repeatable": False}}
 CELLS = {
     "1830-C on a serial line": Cell(
@@ -108,7 +109,7 @@ CELLS = {
     ),
     "meter on a SOCKET": Cell(**METER, wire="dmm", medium="socket", faults=SILENCE | {"over_range": OutOfScale}),
     "meter on an INSTR (HiSLIP)": Cell(**METER, wire="dmm_m", medium="hislip", faults=SILENCE | GARBAGE),
-    "meter on an ASRL": Cell(**METER, wire="dmm_s", medium="asrl", faults=GARBAGE | UNPLUGGED),
+    "meter on an ASRL": Cell(**PATIENT, wire="dmm_s", medium="asrl", faults=GARBAGE | UNPLUGGED),
     "SCPI instrument on an INSTR (HiSLIP)": Cell(
         "ScpiInstrument",
         "dmm_m",
@@ -186,7 +187,9 @@ class Bench:
         """Do not wait for what is silent as long as one would for the real instruments."""
         for module in (maitai, esp300):
             patch.setattr(module, "_REPLY_TIMEOUT_S", 0.5)
-        for (_, generation), device in self.devices.items():
+        for (name, generation), device in self.devices.items():
+            if not CELLS[name].faults.keys() & {"silence"} and not CELLS[name].movable:
+                continue
             parts = [device, *(_part(device, "axis").values() if hasattr(device, "axis") else ())]
             parts += [device.wavelength] if hasattr(device, "pump_power") else []
             for part in parts:
@@ -374,7 +377,7 @@ def test_fault_fails_the_plan_by_name_records_nothing_and_is_over(bench, cell_na
         assert len(bench.run(bp.count([other]))) == 1
     finally:
         bench.mend(cell, fault)
-    wait_for(lambda: _works(bench, device))
+    wait_for(lambda: _works(bench, device), timeout=20)
 
 
 def _works(bench, device):
@@ -403,7 +406,7 @@ def test_another_instrument_on_the_wire_is_refused_with_what_it_said(bench, cell
     finally:
         bench.simulators.clear_faults()
         device.destroy()
-    wait_for(lambda: _works(bench, bench.devices[cell_name, generation]))
+    wait_for(lambda: _works(bench, bench.devices[cell_name, generation]), timeout=20)
 
 
 MOVABLES = [name for name, cell in CELLS.items() if cell.movable and cell.medium == "serial"]
@@ -422,7 +425,7 @@ def _begin_and_lose(bench, cell, movable, lose):
 
 
 @every_generation
-@pytest.mark.parametrize("cell_name", MOVABLES)
+@pytest.mark.parametrize("cell_name", [name for name in MOVABLES if name != "Mai Tai"])
 def test_cable_pulled_in_the_middle_of_a_move(bench, cell_name, generation, wait_for):
     cell, device = CELLS[cell_name], bench.devices[cell_name, generation]
     movable, other = _part(device, cell.movable), bench.devices["1830-C on a serial line", generation]
@@ -434,8 +437,8 @@ def test_cable_pulled_in_the_middle_of_a_move(bench, cell_name, generation, wait
         assert len(bench.run(bp.count([other]))) == 1
     finally:
         bench.simulators.replug(cell.wire)
-    wait_for(lambda: _works(bench, device))
-    wait_for(lambda: _stands(bench, cell))
+    wait_for(lambda: _works(bench, device), timeout=20)
+    wait_for(lambda: _stands(bench, cell), timeout=20)
     bench.run(bps.mv(movable, begin))
     assert bench.truth(cell) == pytest.approx(begin, abs=cell.tolerance)
 
@@ -475,7 +478,7 @@ def test_power_lost_in_the_middle_of_a_move(bench, cell_name, generation, wait_f
         assert len(bench.run(bp.count([other]))) == 1
     finally:
         bench.simulators.power(instrument, True)
-    wait_for(lambda: _works(bench, device))
+    wait_for(lambda: _works(bench, device), timeout=20)
     enabled = getattr(_part(device, cell.movable), "enabled", None)
     if enabled is not None:
         bench.run(bps.mv(enabled, True))
