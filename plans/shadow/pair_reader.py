@@ -69,6 +69,8 @@ class PairReader:
         self.pair = pair
         self.name = f"{pair.twin.name}_shadow"
         self.hints: dict[str, Any] = {"fields": []}
+        self.twin_first = False
+        """Whether the next row is measured twin first; rows alternate."""
         self._keys: dict[str, Any] = {}
         self._values: dict[str, Any] = {}
         self.has_values = False
@@ -122,6 +124,7 @@ class PairReader:
         """Take what the original, the twin, the original and the twin again were found to read."""
         self._failures = 0
         self.has_values = True
+        self.twin_first = not self.twin_first
         for column, twin_column in self._columns:
             columns = (column, twin_column, column, twin_column)
             for name, source, reading in zip(row_columns(twin_column), columns, readings, strict=True):
@@ -163,10 +166,15 @@ def _data_key(key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Sandwich:
-    """Measures the original and the twin in turn, twice, on the RunEngine's loop."""
+    """Measures the original and the twin in turn, twice, on the RunEngine's loop.
 
-    def __init__(self, original: Any, twin: Any, *, described: bool) -> None:
+    `readings` are in the order original, twin, original, twin; with `twin_first` they were measured the other way
+    round.
+    """
+
+    def __init__(self, original: Any, twin: Any, *, described: bool, twin_first: bool) -> None:
         self._devices = (original, twin, original, twin)
+        self._order = (1, 0, 3, 2) if twin_first else (0, 1, 2, 3)
         self._described = described
         self.readings: list[Mapping[str, Any]] = []
         self.keys: list[Mapping[str, Any]] = []
@@ -174,13 +182,14 @@ class Sandwich:
 
     async def measure(self) -> None:
         """Fill `readings` and `keys`, or `error`; cancelled, what was begun ends on the wire by itself."""
-        self.readings, self.keys, self.error = [], [], None
+        self.readings, self.keys, self.error = [{}] * len(self._devices), [], None
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                for device in self._devices:
+                for place in self._order:
+                    device = self._devices[place]
                     if isinstance(device, Triggerable):
                         await done(device.trigger())
-                    self.readings.append(await maybe_await(device.read()))
+                    self.readings[place] = await maybe_await(device.read())
                 if not self._described:
                     self.keys = [await maybe_await(device.describe()) for device in self._devices[:2]]
         except TimeoutError as error:

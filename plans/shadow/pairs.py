@@ -95,9 +95,9 @@ class Tolerance:
 class Pairs:
     """What both generations say of one signal, row by row; arrays of one length.
 
-    A row is four readings in turn: original, twin, original, twin. Each generation is interpolated to the time of a
-    reading of the other, once each way, and the mean of both is compared: a truth that changes evenly is no
-    difference at all, one that begins or ceases to change in between hardly any.
+    A row is four readings in turn: original, twin, original, twin, or the twin first. Each generation is interpolated
+    to the time of a reading of the other, once each way, and the mean of both is compared: a truth that changes evenly
+    is no difference at all, one that begins or ceases to change in between hardly any.
 
     Attributes
     ----------
@@ -126,26 +126,33 @@ class Pairs:
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[float]], events: Sequence[str] = ()) -> Pairs:
-        """Return pairs from rows of a value and its time (s), four times: original, twin, original, twin.
+        """Return pairs from rows of a value and its time (s), four times: original, twin, original and twin again.
 
         Rows with a value that is no number, or none that an instrument may give, are left out.
         """
         table = np.asarray(rows, dtype=float).reshape(-1, 8)
         keep = np.all(np.abs(table) < _LARGEST, axis=1)  # false for NaN, too
         kept_events = tuple(event for event, kept in zip(events, keep, strict=True) if kept) if events else ()
-        first, first_s, twin, twin_s, second, second_s, again, again_s = table[keep].T
-        early, late = _place(twin_s, first_s, second_s), _place(second_s, twin_s, again_s)
-        original_span, twin_span = np.maximum(second_s - first_s, 0), np.maximum(again_s - twin_s, 0)
-        rates = [_over(second - first, original_span), _over(again - twin, twin_span)]
+        kept_table = table[keep]
+        # Half of the rows are measured the other way round: what a motion that has just begun does to one half, it
+        # does to the other with the opposite sign.
+        twin_first = kept_table[:, 3] < kept_table[:, 1]
+        ordered = np.where(twin_first[:, None], kept_table[:, [2, 3, 0, 1, 6, 7, 4, 5]], kept_table)
+        one, one_s, other, other_s, one_again, one_again_s, other_again, other_again_s = ordered.T
+        early, late = _place(other_s, one_s, one_again_s), _place(one_again_s, other_s, other_again_s)
+        spans = np.maximum(one_again_s - one_s, 0), np.maximum(other_again_s - other_s, 0)
+        leading = (one + early * (one_again - one) + one_again) / 2
+        following = (other + other + late * (other_again - other)) / 2
         variances = ((1 - early) ** 2 + (1 + early) ** 2) / 4, ((2 - late) ** 2 + late**2) / 4
+        ratio = variances[0] / variances[1]
         return cls(
-            original=(first + early * (second - first) + second) / 2,
-            twin=(twin + twin + late * (again - twin)) / 2,
-            rate=(rates[0] + rates[1]) / 2,
-            slack=np.maximum(np.abs(second - first), np.abs(again - twin)) / 2,
-            noise_ratio=variances[0] / variances[1],
-            noise_of_rate=np.sqrt((_over(1.0, original_span) ** 2 + _over(1.0, twin_span) ** 2) / 2),
-            resolution=_resolution(table[keep][:, ::2]),
+            original=np.where(twin_first, following, leading),
+            twin=np.where(twin_first, leading, following),
+            rate=(_over(one_again - one, spans[0]) + _over(other_again - other, spans[1])) / 2,
+            slack=np.maximum(np.abs(one_again - one), np.abs(other_again - other)) / 2,
+            noise_ratio=np.where(twin_first, 1 / ratio, ratio),
+            noise_of_rate=np.sqrt((_over(1.0, spans[0]) ** 2 + _over(1.0, spans[1]) ** 2) / 2),
+            resolution=_resolution(kept_table[:, ::2]),
             events=kept_events,
         )
 

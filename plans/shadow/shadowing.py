@@ -44,12 +44,13 @@ def shadowed(
 
     The plan never uses what the twins say, and never fails because of them. Each row of `shadow` has, for every pair,
     what was read in turn: `<column>_original_before`, `<column>` of the twin, `<column>_original_after` and
-    `<column>_again`, each with its own time, so that a truth that changes meanwhile is no difference. Rows
-    are measured while the plan waits for motions or sleeps, which costs nothing, and after its events. What they make
-    the plan longer is at most `budget` of the time it has run. A value that could not be read is NaN, or empty text; a
-    pair that fails three times in a row is left alone until the end.
+    `<column>_again` (every other row begins with the twin), each with its own time, so that a truth that changes
+    meanwhile is no difference. Rows are measured while the plan waits for motions or sleeps, which costs nothing, and
+    after its events. What they make the plan longer is at most `budget` of the time it has run. A value that could not
+    be read is NaN, or empty text; a pair that fails three times in a row is left alone until the end.
 
-    The start document gets `shadow`: the original's name for each twin. Pausing, resuming and aborting work as
+    The start document gets `shadow`: the original's name for each twin. A plan that is shadowed already stays as it is,
+    so that a script may choose other pairs than its session. Pausing, resuming and aborting work as
     without. Only numbers, texts and switches are compared, arrays are not.
 
     Parameters
@@ -77,6 +78,7 @@ class _Shadowing:
 
     def __init__(self, pairs: Sequence[ShadowPair], budget: float) -> None:
         self._pairs = pairs
+        self._twins = {pair.twin.name: pair.original.name for pair in pairs}
         self._budget = budget
         self._runs: dict[Any, _Run] = {}
         self._waiting_for: dict[Any, list[Any]] = {}
@@ -101,9 +103,8 @@ class _Shadowing:
 
     def _passed_on(self, message: Msg) -> Messages[Any]:
         command = message.command
-        if command == "open_run":
-            twins = {pair.twin.name: pair.original.name for pair in self._pairs}
-            message = message._replace(kwargs={**message.kwargs, "shadow": twins})
+        if command == "open_run" and "shadow" not in message.kwargs:
+            message = message._replace(kwargs={**message.kwargs, "shadow": self._twins})
         elif command == "wait" and (run := self._run_to_use(message)):
             group = message.kwargs.get("group", message.args[0] if message.args else None)
             yield from self._use_waiting_time(run, _Waiting(self._waiting_for.pop(group, [])))
@@ -123,7 +124,9 @@ class _Shadowing:
     def _take_note(self, message: Msg, response: Any) -> None:
         command = message.command
         if command == "open_run":
-            self._runs[message.run] = _Run()
+            # A run that is shadowed already, by what the plan itself says, is left to that.
+            if message.kwargs.get("shadow") is self._twins:
+                self._runs[message.run] = _Run()
         elif command == "close_run":
             self._runs.pop(message.run, None)
         elif command == "set" and response is not None:
@@ -191,7 +194,7 @@ class _Shadowing:
 
     def _measured_pair(self, reader: PairReader) -> Messages[None]:
         original, twin = reader.pair.original, reader.pair.twin
-        sandwich = Sandwich(original, twin, described=reader.described)
+        sandwich = Sandwich(original, twin, described=reader.described, twin_first=reader.twin_first)
         with in_the_background(original, twin):
             # One message for all of it: a status that fails would otherwise be thrown into the plan.
             yield from bps.wait_for([sandwich.measure])

@@ -103,8 +103,9 @@ def test_the_twin_is_read_between_two_readings_of_the_original(run_engine, axis)
     assert len(rows) >= 3
     for row in rows:
         assert row["data"] == dict.fromkeys(COLUMNS, 1.0)
-        times = [row["timestamps"][column] for column in COLUMNS]
-        assert times == sorted(times)
+    orders = [sorted(COLUMNS, key=row["timestamps"].get) for row in rows]
+    other_way_round = [COLUMNS[place] for place in (1, 0, 3, 2)]
+    assert orders[:3] == [list(COLUMNS), other_way_round, list(COLUMNS)]
     start = documents[0][1]
     assert start["shadow"] == {"power_v4": "power"}
     keys = next(doc for name, doc in documents if name == "descriptor" and doc["name"] == "shadow")["data_keys"]
@@ -256,6 +257,15 @@ def test_several_runs_and_baselines_are_told_apart(run_engine, axis):
         assert set(row["data"]) == set(COLUMNS)
     descriptors = [document for name, document in documents if name == "descriptor" and document["name"] == "shadow"]
     assert {document["run_start"] for document in descriptors} == {start["uid"] for start in starts}
+
+
+def test_a_script_may_choose_other_pairs_than_its_session(run_engine, axis):
+    original, twin, other = Meter("power"), Meter("power_v4"), Meter("other")
+    inner = shadowed(bp.scan([original], axis, 0, 1, 4), [(original, twin)], budget=1.0)
+    _, documents = run(run_engine, shadowed(inner, [(original, twin), (original, other)], budget=1.0))
+    assert documents[0][1]["shadow"] == {"power_v4": "power"}
+    assert rows_of(documents)
+    assert all(set(row["data"]) == set(COLUMNS) for row in rows_of(documents))
 
 
 def test_the_plan_is_untouched_without_pairs_and_its_result_comes_through(run_engine):
