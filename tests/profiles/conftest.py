@@ -4,6 +4,7 @@ import os
 import pty
 import subprocess
 import sys
+import tempfile
 import threading
 import tty
 from collections.abc import Callable, Iterator
@@ -21,6 +22,14 @@ port = serial.Serial(sys.argv[1], exclusive=True)
 print("open", flush=True)
 sys.stdin.read()
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_control_directory() -> Iterator[None]:
+    """Keep other programs of this user from asking the sessions of the tests how they are."""
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
