@@ -28,7 +28,7 @@ BENCH = DualConfig.from_mapping(
         "v4": {
             "instruments": [
                 {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 5.0},
-                {"id": "turn", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3"},
+                {"id": "turn", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3", "timeout": 5.0},
             ]
         },
     }
