@@ -400,8 +400,8 @@ class Channel:
     def add_stray_listener(self, listener: Callable[[bytes, float], object]) -> Callable[[], None]:
         """Have ``listener(line, timestamp)`` called for each complete line that is nobody's answer.
 
-        It is called on whatever thread reads the line, must not block, and must not use the wire. Returns a function
-        that ends this.
+        It is called on whatever thread reads the line, must not block, and must not use the wire. When it returns True
+        the line is what it was waiting for, and counts as no trouble. Returns a function that ends this.
         """
         self._stray_listeners.append(listener)
         return partial(_remove, self._stray_listeners, listener)
@@ -794,12 +794,13 @@ class Channel:
     def _route(self, lines: list[bytes], outcome: str = "stray") -> None:
         now = time.time()
         for line in lines:
-            self.wire.record_stray(line, outcome)
+            awaited = False
             for listener in tuple(self._stray_listeners):
                 try:
-                    listener(line, now)
+                    awaited |= listener(line, now) is True
                 except Exception:
                     logger.exception("a stray-line listener of %s failed", self.name)
+            self.wire.record_stray(line, "awaited" if awaited and outcome == "stray" else outcome)
 
     def _sort_out(self, lines: list[bytes]) -> None:
         """Route lines that came while an exchange was let through although a late reply may still come."""

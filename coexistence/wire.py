@@ -89,9 +89,11 @@ class Wire:
             self._count()
 
     def record_stray(self, line: bytes, outcome: str) -> None:
-        """Keep a line in the log that nobody asked for (``stray``) or that came after its time (``late``)."""
+        """Keep a line in the log that nobody asked for (``stray``), a listener waited for, or that came ``late``."""
         now = time.time()
         self._entries.append((now, "", b"", line, 0.0, 0.0, outcome))
+        if outcome == "awaited":
+            return
         self._note_trouble(now, "", outcome, line)
         if outcome == "late":
             self._collector.late_replies += 1

@@ -86,7 +86,7 @@ class LogEntry(NamedTuple):
 
     ``time`` is the system time (s since 1970) at its end; ``wait`` and ``duration`` are seconds in line and on the
     wire; ``outcome`` is ``ok``, ``timeout``, ``not sent``, ``disconnected``, ``revoked``, ``interrupted``, or, for
-    bytes nobody asked for, ``late`` and ``stray``.
+    lines that are no reply, ``late``, ``stray`` and ``awaited`` (a listener was waiting for it).
     """
 
     time: float

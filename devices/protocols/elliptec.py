@@ -214,16 +214,16 @@ class Motion:
         """Tell whether the motion has arrived or failed."""
         return self.arrived or self.error is not None
 
-    def hear(self, line: bytes) -> None:
-        """Take note of a line from the wire, whoever it was meant for."""
+    def hear(self, line: bytes) -> bool:
+        """Take note of a line from the wire, whoever it was meant for; return whether it tells of this motion."""
         if self.ended:
-            return
+            return False
         try:
             reply = parse(line)
         except UnexpectedReply:
-            return
+            return False
         if reply.address != self.address:
-            return
+            return False
         if isinstance(reply, PositionReply):
             self.pulses = reply.pulses
             if self.target is None or abs(reply.pulses - self.target) <= self.tolerance:
@@ -235,6 +235,9 @@ class Motion:
                 self.doubtful = True
             elif reply.code != BUSY:
                 self.error = fault(reply, self.command)
+        else:
+            return False
+        return True
 
 
 class ElliptecProtocol:

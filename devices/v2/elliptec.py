@@ -147,10 +147,9 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
             if self._stop_listening is None:
                 self._stop_listening = self.connection.add_stray_listener(self._hear)
 
-    def _hear(self, line: bytes, _timestamp: float) -> None:
+    def _hear(self, line: bytes, _timestamp: float) -> bool:
         motion = self._motion
-        if motion is not None:
-            motion.hear(line)
+        return motion is not None and motion.hear(line)
 
 
 class Elliptec(LegacyPositioner):

@@ -63,9 +63,10 @@ class ElliptecLogic(WireMovableLogic):
         loop = asyncio.get_running_loop()
         news = asyncio.Event()
 
-        def hear(line: bytes, _timestamp: float) -> None:
-            motion.hear(line)
+        def hear(line: bytes, _timestamp: float) -> bool:
+            is_ours = motion.hear(line)
             loop.call_soon_threadsafe(news.set)
+            return is_ours
 
         remove = connection.add_stray_listener(hear)
         try:

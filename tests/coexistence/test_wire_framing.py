@@ -267,3 +267,12 @@ def test_replies_carry_the_time_at_which_they_were_complete():
         reply = port.exchange(b"Q1?\n", owner="meter")
         assert reply.data == b"A1"
         assert before + 0.025 <= reply.timestamp <= time.time()
+
+
+def test_a_line_that_a_listener_waited_for_is_no_trouble():
+    with instrument_and_port(lambda command: b"EVENT arrived\n" + echo(command)) as (_, port):
+        port.add_stray_listener(lambda line, _: line == b"EVENT arrived")
+        assert port.query(b"Q1?\n", owner="meter", accept=lambda line: line.startswith(b"A")) == b"A1"
+        assert port.stats.strays == 0
+        assert "awaited" in {entry.outcome for entry in port.log}
+        assert port.wire.last_trouble == 0
