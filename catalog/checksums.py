@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .directory import DataDirectory
 from .encoding import Document
@@ -177,7 +177,7 @@ class Checksums:
 
     def add(self, uid: str, files: Iterable[Path]) -> None:
         """Have the files of a run that is about to be put away read when they have come to rest."""
-        self._note(uid).write_text(json.dumps([str(path) for path in files]), "utf-8")
+        self._directory.checksums_to_do(uid).write_text(json.dumps([str(path) for path in files]), "utf-8")
         self._waiting.add(uid)
 
     def step(self, runs: Any) -> None:
@@ -201,18 +201,15 @@ class Checksums:
         if self._thread is not None:
             self._thread.join()
 
-    def _note(self, uid: str) -> Path:
-        return self._directory.journals / f"{quote(uid, safe='')}.files"
-
     def _forget(self, uid: str) -> None:
-        self._note(uid).unlink(missing_ok=True)
+        self._directory.checksums_to_do(uid).unlink(missing_ok=True)
         self._done.pop(uid, None)
         self._waiting.discard(uid)
 
     def _compute(self) -> None:
         for uid in [uid for uid in tuple(self._waiting) if uid not in self._done]:
             try:
-                files = [Path(name) for name in json.loads(self._note(uid).read_text("utf-8"))]
+                files = [Path(name) for name in json.loads(self._directory.checksums_to_do(uid).read_text("utf-8"))]
             except (OSError, ValueError):
                 self._forget(uid)  # replayed or removed meanwhile
                 continue

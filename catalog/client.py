@@ -145,6 +145,7 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
     import httpx
     from tiled.client import from_uri
 
+    from .rewriting import make_patient
     from .run_catalog import RunCatalog
 
     began = time.monotonic()
@@ -153,6 +154,7 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
     try:
         kind = "dask" if lazy else "numpy"
         root = from_uri(api_address(url), kind, api_key=key, trust_env=not is_local(url))
+        make_patient(root.context.http_client, directory)
         root = root.new_variation(structure_clients=private_structure_clients(root.structure_clients))
         while True:
             if any(spec.name == "CatalogOfBlueskyRuns" for spec in root.specs):

@@ -89,6 +89,7 @@ class RunDelivery:
         self._normalizer: Any = None
         self._plain: set[str] = set()
         self._promoted: dict[tuple[str, str], str] = {}
+        self._caught_up = False
 
     def step(self, runs: Any) -> bool:
         """Deliver what is new in the journal; return whether more is waiting already.
@@ -125,6 +126,9 @@ class RunDelivery:
             self._promoted[change.stream, change.column] = change.promoted
             self.restart()
             more = True
+        if not more and not self._caught_up:
+            self._caught_up = True
+            self.directory.rewrite_mark(self.uid).unlink(missing_ok=True)
         return more
 
     def restart(self) -> None:
@@ -132,11 +136,12 @@ class RunDelivery:
         if self._tail is not None:
             self._tail.close()
         self._tail = self._writer = self._normalizer = None
-        self.stopped = False
+        self.stopped = self._caught_up = False
 
     def finish(self) -> None:
         """Put the journal of a delivered run away, compressed."""
         self.restart()
+        self.directory.rewrite_mark(self.uid).unlink(missing_ok=True)
         compress_journal(self.directory, self.path)
         self.directory.delivery_problem(self.uid).unlink(missing_ok=True)
 
@@ -234,6 +239,8 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
             return
         logger.info("Run %s is in the catalog in part; it is written again", doc["uid"])
         node = getattr(node, "base", node)
+        with contextlib.suppress(OSError):  # on a full disk readers may meet a gap; the run matters more
+            self._directory.rewrite_mark(doc["uid"]).touch()
         node.delete_contents(recursive=True, external_only=False)
         # A crash between the database and the files leaves folders that nothing refers to any more.
         shutil.rmtree(self._directory.arrays.joinpath(*node.path_parts), ignore_errors=True)

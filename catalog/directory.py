@@ -200,6 +200,14 @@ class DataDirectory:
         """Path of the note that says why a run cannot be delivered."""
         return self.journals / f"{quote(uid, safe='')}.problem"
 
+    def rewrite_mark(self, uid: str) -> Path:
+        """Path of the mark that is there while a run is deleted from the server and written again."""
+        return self.journals / f"{quote(uid, safe='')}.rewriting"
+
+    def checksums_to_do(self, uid: str) -> Path:
+        """Path of the list of a delivered run's files whose checksums are still to be computed."""
+        return self.journals / f"{quote(uid, safe='')}.files"
+
     def delivered_journal_of(self, uid: str) -> Path | None:
         """Path of the journal of a delivered run, or None."""
         name = f"{quote(uid, safe='')}.jsonl.gz"

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from .checksums import FileProblem, verify_files
 from .client import open_catalog
 from .directory import REPLAYED, CatalogState, DataDirectory, uid_of_journal
-from .errors import JournalCorrupt, NoCatalog
+from .errors import JournalCorrupt, JournalError, NoCatalog
 from .journal import find_journal, sync_descriptor, sync_folder
 from .launch import daemon_runs, leases_held
 from .locking import is_locked
@@ -82,11 +83,12 @@ def status(data_dir: str | os.PathLike[str]) -> CatalogStatus:
 
 
 def verify(
-    data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None
-) -> Iterator[tuple[str, list[Difference]]]:
-    """Compare delivered runs with their journals; yield each run's uid and what differs.
+    data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, *, files: bool = True
+) -> Iterator[tuple[str, list[Difference | FileProblem]]]:
+    """Compare delivered runs with their journals, and their files with the checksums; yield uids and what differs.
 
-    A damaged journal is a difference like others, and the runs after it are compared all the same.
+    A damaged journal is a difference like others, and the runs after it are compared all the same. Files whose
+    checksums the daemon is still to compute are passed over.
 
     Parameters
     ----------
@@ -94,6 +96,8 @@ def verify(
         The data directory.
     uids : iterable of str, optional
         Uids, or beginnings of uids, of the runs; all by default.
+    files : bool
+        Whether to read the files that runs refer to, images of cameras mostly.
 
     Raises
     ------
@@ -105,13 +109,21 @@ def verify(
     paths = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
     for path in paths:
         uid = uid_of_journal(path)
-        if uid not in catalog:
-            yield uid, [Difference("run", uid, None)]
-            continue
+        differences: list[Difference | FileProblem] = []
         try:
-            yield uid, compare_run(directory.root, catalog[uid])
+            differences += (
+                compare_run(directory.root, catalog[uid]) if uid in catalog else [Difference("run", uid, None)]
+            )
         except JournalCorrupt as damage:
-            yield uid, [Difference("journal", str(damage), "not compared")]
+            differences.append(Difference("journal", str(damage), "not compared"))
+        if files and not directory.checksums_to_do(uid).exists():
+            try:
+                differences += verify_files(directory.root, uid)
+            except JournalCorrupt:
+                pass  # told already
+            except JournalError as damage:
+                differences.append(Difference("checksums", str(damage), "not compared"))
+        yield uid, differences
 
 
 def replay(data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, *, rewrite: bool = False) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from catalog import maintenance, wait_delivered, web_address
+from catalog import FileProblem, maintenance, wait_delivered, web_address
 from catalog.compact import compact
 from catalog.databroker_profile import write_profile
 from catalog.launch import ensure_daemon
@@ -53,22 +53,29 @@ def show_status(data_dir: Path, *, json_output: bool) -> int:
     return int(troubled)
 
 
-def verify(data_dir: Path, runs: Sequence[str], *, json_output: bool) -> int:
-    """Compare runs with their journals document by document and print what differs; 1 when anything does."""
+def verify(data_dir: Path, runs: Sequence[str], *, files: bool = True, json_output: bool) -> int:
+    """Compare runs with their journals, and files with their checksums; print what differs, 1 when anything does."""
     console = Console(stderr=json_output)
     found: dict[str, list[str]] = {}
     checked = 0
-    for uid, differences in maintenance.verify(data_dir, runs or None):
+    troubled_files = troubled_runs = False
+    for uid, differences in maintenance.verify(data_dir, runs or None, files=files):
         checked += 1
         if differences:
             found[uid] = list(map(str, differences))
-            say(console, f"Run {uid} differs from its journal:")
+            damaged = [isinstance(each, FileProblem) for each in differences]
+            troubled_files = troubled_files or any(damaged)
+            troubled_runs = troubled_runs or not all(damaged)
+            what = "The files of run {} are not what they were:" if all(damaged) else "Run {} differs from its journal:"
+            say(console, what.format(uid))
             for line in found[uid][:SHOWN_DIFFERENCES]:
                 say(console, f"  {line}")
             if len(found[uid]) > SHOWN_DIFFERENCES:
                 say(console, f"  and {len(found[uid]) - SHOWN_DIFFERENCES} more")
     say(console, f"{checked} runs compared, {len(found)} with differences")
-    if found:
+    if troubled_files:
+        say(console, "Restore files that have changed or are missing from a backup.")
+    if troubled_runs:
         say(console, "To write a run again from its journal: tandem catalog replay --rewrite --run UID")
     if json_output:
         print(json.dumps({"checked": checked, "differences": found}))

@@ -31,14 +31,21 @@ def catalog_status(data_dir: DataDir = DEFAULT, json: Json = False) -> None:
 
 
 @app.command("verify")
-def catalog_verify(data_dir: DataDir = DEFAULT, run: Runs = None, json: Json = False) -> None:
-    """Compare the catalog with the journals, document by document, and name every difference.
+def catalog_verify(
+    data_dir: DataDir = DEFAULT,
+    run: Runs = None,
+    skip_files: Annotated[
+        bool, typer.Option("--skip-files", help="Leave out files of cameras, which take long to read.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Compare the catalog with the journals, document by document, and files of cameras with their checksums.
 
-    Exits with 1 when there is one.
+    Names every difference, and exits with 1 when there is one.
     """
     from profiles.catalog_care import verify
 
-    finish(lambda: verify(data_dir, run or [], json_output=json))
+    finish(lambda: verify(data_dir, run or [], files=not skip_files, json_output=json))
 
 
 @app.command("replay")

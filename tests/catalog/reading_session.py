@@ -2,7 +2,8 @@
 
 Usage: reading_session.py <data_dir> <file that ends it> <number of readers>
 
-Prints "ready" for each reader and at last how often they read; ends with an error when any reading failed, or a run lost rows it had.
+Prints "ready" for each reader and at last how often they read; ends with an error when any reading failed, or a run
+lost rows it had.
 """
 
 import sys

@@ -14,9 +14,10 @@ from event_model import compose_run
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
 from ophyd_async.sim import PatternGenerator, SimBlobDetector
 
-from catalog import JournalError, UnknownRun, find_journal, verify_files
+from catalog import JournalError, UnknownRun, find_journal, maintenance, verify_files
 from catalog.checksums import Checksums, file_of, files_of, record_of
 from catalog.directory import DataDirectory
+from profiles import catalog_care
 
 pytestmark = pytest.mark.server
 
@@ -90,13 +91,20 @@ def test_frames_in_a_zarr_array_are_served_and_have_checksums(served, zarr_frame
     assert [each.problem for each in verify_files(served.directory.root, uid)] == ["changed"]
 
 
-def test_a_changed_and_a_missing_file_are_named(served, imaged):
+def test_a_changed_and_a_missing_file_are_named(served, imaged, capsys):
     uid, path = imaged
     before = path.read_bytes()
     try:
         with h5py.File(path, "r+") as file:
             file.attrs["touched"] = 1
         assert [str(each) for each in verify_files(served.directory.root, uid[:8])] == [f"{path}: changed"]
+        assert catalog_care.verify(served.directory.root, [uid], json_output=True) == 1
+        told = capsys.readouterr()
+        assert json.loads(told.out) == {"checked": 1, "differences": {uid: [f"{path}: changed"]}}
+        assert f"The files of run {uid} are not what they were:" in told.err
+        assert "Restore files that have changed or are missing from a backup." in told.err
+        assert "replay" not in told.err
+        assert catalog_care.verify(served.directory.root, [uid], files=False, json_output=True) == 0
         path.unlink()
         assert [str(each) for each in verify_files(served.directory.root, uid)] == [f"{path}: missing"]
     finally:
@@ -110,6 +118,8 @@ def test_a_damaged_record_is_named(served, imaged):
     before = beside.read_bytes()
     try:
         beside.write_bytes(before[:20])
+        ((_, (difference,)),) = maintenance.verify(served.directory.root, [uid])
+        assert str(difference).startswith(f"checksums: emitted '{beside} holds no checksums")
         with pytest.raises(JournalError, match=r"checksums.json holds no checksums .*Restore it from a backup"):
             verify_files(served.directory.root, uid)
     finally:
