@@ -176,6 +176,14 @@ class Arguments:
                 well &= self._accepts(argument, device, value)
         return well
 
+    def span(self, argument: str, device: Any, start: Any, stop: Any) -> None:
+        """Expect a mover that accepts the arguments `start` and `stop`, which differ."""
+        if self.movable(argument, device):
+            self.positions("start", device, start)
+            self.positions("stop", device, stop)
+        if start == stop:
+            self.problem("stop", stop, "another position than start")
+
     def relative_position(self, argument: str, device: Any, distance: float) -> None:
         """Expect that the device accepts the position at that distance from where it stands."""
 

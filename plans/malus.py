@@ -1,31 +1,39 @@
-"""Malus's law: rotate a polarizer, read the power behind it, and find the angle of largest transmission."""
+"""Malus's law: rotate a polarizer or a half-wave plate, read the power behind, and find where it is largest."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import bluesky.plans as bp
 import numpy as np
 from bluesky.protocols import Movable, Readable
 from bluesky.utils import Msg, get_hinted_fields
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from plans.checks import Arguments, position_column, run_metadata
 from plans.results import Result, Row, RunEvents, with_results
 
+PERIODS_DEG = {"polarizer": 180.0, "half_wave_plate": 90.0}
+"""After which turn the power is the same again: a half-wave plate turns the polarization by twice its own angle."""
+
+_CLEARLY = 0.5
+"""How small the unexplained variance must be, beside that of a polarizer, for the rotator to carry a plate."""
+
+Optic = Literal["auto", "polarizer", "half_wave_plate"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class MalusFit:
-    """What `amplitude_w * cos(position - angle_deg)**2 + offset_w` says about one power over one rotation.
+    """What :func:`malus_law` says about one power over one rotation.
 
     Angles are rotator positions in degrees, powers in watt.
     """
 
     angle_deg: float
-    """Position of largest power, 0 to 180."""
+    """Position of largest power, 0 to below `period_deg`."""
     angle_error_deg: float
     """Standard error of the angle; NaN when the points leave it undetermined."""
     amplitude_w: float
@@ -36,6 +44,8 @@ class MalusFit:
     """Share of the variance that the law explains; 1 is a perfect fit."""
     points: int
     """How many readings took part: those that are numbers."""
+    period_deg: float = 180.0
+    """180 for a polarizer, 90 for a half-wave plate."""
 
     @property
     def contrast(self) -> float:
@@ -44,19 +54,22 @@ class MalusFit:
 
     def power(self, position_deg: ArrayLike) -> Any:
         """Return the power in watt that the law gives at rotator positions in degrees."""
-        return malus_law(position_deg, self.angle_deg, self.amplitude_w, self.offset_w)
+        return malus_law(position_deg, self.angle_deg, self.amplitude_w, self.offset_w, self.period_deg)
 
     def as_dict(self) -> dict[str, float]:
         """Return the numbers by name."""
         return asdict(self)
 
 
-def malus_law(position_deg: ArrayLike, angle_deg: float, amplitude_w: float, offset_w: float) -> Any:
-    """Return `amplitude_w * cos(position_deg - angle_deg)**2 + offset_w`."""
-    return amplitude_w * np.cos(np.radians(np.asarray(position_deg) - angle_deg)) ** 2 + offset_w
+def malus_law(
+    position_deg: ArrayLike, angle_deg: float, amplitude_w: float, offset_w: float, period_deg: float = 180.0
+) -> Any:
+    """Return `amplitude_w * cos(180 / period_deg * (position_deg - angle_deg))**2 + offset_w`."""
+    turned = np.radians(np.asarray(position_deg) - angle_deg) * (180.0 / period_deg)
+    return amplitude_w * np.cos(turned) ** 2 + offset_w
 
 
-def fit_malus(position_deg: ArrayLike, power_w: ArrayLike) -> MalusFit:
+def fit_malus(position_deg: ArrayLike, power_w: ArrayLike, optic: Optic = "auto") -> MalusFit:
     """Fit Malus's law to powers read at rotator positions.
 
     Readings that are no numbers (NaN marks an invalid one) are left out.
@@ -67,14 +80,15 @@ def fit_malus(position_deg: ArrayLike, power_w: ArrayLike) -> MalusFit:
         Rotator positions in degrees.
     power_w : array of float, shape (n,)
         Powers in watt.
+    optic
+        What the rotator carries. `auto` is a polarizer, unless the law of a half-wave plate leaves less than half of
+        the variance unexplained that the law of a polarizer does.
 
     Raises
     ------
     ValueError
         The shapes differ, or fewer than four readings are numbers.
     """
-    import lmfit  # takes a second to import, and a scan need not wait for it
-
     position = np.asarray(position_deg, dtype=float)
     power = np.asarray(power_w, dtype=float)
     if position.shape != power.shape or position.ndim != 1:
@@ -83,6 +97,25 @@ def fit_malus(position_deg: ArrayLike, power_w: ArrayLike) -> MalusFit:
     position, power = position[valid], power[valid]
     if len(power) < 4:
         raise ValueError(f"Malus's law needs at least 4 valid readings for its 3 parameters; there are {len(power)}")
+    return _fitted(position, power, PERIODS_DEG[_optic_of(position, power) if optic == "auto" else optic])
+
+
+def _optic_of(position: NDArray[np.float64], power: NDArray[np.float64]) -> str:
+    """Tell a half-wave plate from a polarizer by what each law leaves unexplained; not sure, it is a polarizer."""
+
+    def unexplained(period_deg: float) -> float:
+        phase = np.radians(position * 360.0 / period_deg)
+        waves = np.stack([np.ones_like(phase), np.cos(phase), np.sin(phase)], axis=1)
+        best = np.linalg.lstsq(waves, power, rcond=None)[0]
+        return float(np.sum((power - waves @ best) ** 2))
+
+    polarizer, plate = map(unexplained, PERIODS_DEG.values())
+    return "half_wave_plate" if plate < _CLEARLY * polarizer else "polarizer"
+
+
+def _fitted(position: NDArray[np.float64], power: NDArray[np.float64], period_deg: float) -> MalusFit:
+    import lmfit  # takes a second to import, and a scan need not wait for it
+
     # In watt the parameters would be some 1e-9: far below what the optimizer's step sizes are made for.
     scale = float(np.max(np.abs(power))) or 1.0
     model = lmfit.Model(malus_law, independent_vars=["position_deg"])
@@ -91,17 +124,19 @@ def fit_malus(position_deg: ArrayLike, power_w: ArrayLike) -> MalusFit:
         angle_deg=float(position[np.argmax(power)]),
         amplitude_w={"value": max(largest - smallest, 1e-12), "min": 0.0},
         offset_w=smallest,
+        period_deg={"value": period_deg, "vary": False},
     )
     result = model.fit(power / scale, parameters, position_deg=position)
     best = result.params
     error = best["angle_deg"].stderr
     return MalusFit(
-        angle_deg=float(best["angle_deg"].value % 180.0),
+        angle_deg=float(best["angle_deg"].value % period_deg),
         angle_error_deg=math.nan if error is None else float(error),
         amplitude_w=float(best["amplitude_w"].value * scale),
         offset_w=float(best["offset_w"].value * scale),
         r_squared=float(result.rsquared),
         points=len(power),
+        period_deg=period_deg,
     )
 
 
@@ -112,26 +147,30 @@ def malus(
     stop: float = 180.0,
     num: int = 37,
     *,
+    optic: Optic = "auto",
     note: str | None = None,
     sample: str | None = None,
     operator: str | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> Generator[Msg, Any, str]:
-    """Rotate a polarizer through equally spaced positions and read all detectors at each of them.
+    """Rotate a polarizer, or a half-wave plate before one, and read all detectors at equally spaced positions.
 
     Detectors on one wire are triggered together; the wire lets them in one after the other. The stream
-    `result_malus` has a row for each detector: a :class:`MalusFit`, and the contrast.
+    `result_malus` has a row for each detector: a :class:`MalusFit`, and the contrast. `period` says which optic the
+    readings were taken for: 180 degrees for a polarizer, 90 for a half-wave plate.
 
     Parameters
     ----------
     detectors
         Power meters of either generation; each event has them all.
     rotator
-        What carries the polarizer.
+        What carries the polarizer or the plate.
     start, stop
         First and last position in degrees.
     num
         Number of positions.
+    optic
+        What the rotator carries: `polarizer`, `half_wave_plate`, or `auto` for what the readings fit best.
     note, sample, operator, md
         More metadata for the start document.
 
@@ -148,19 +187,18 @@ def malus(
     arguments = Arguments("malus")
     arguments.detectors("detectors", detectors)
     arguments.count("num", num, minimum=4)
-    if arguments.movable("rotator", rotator):
-        arguments.positions("start", rotator, start)
-        arguments.positions("stop", rotator, stop)
+    arguments.span("rotator", rotator, start, stop)
+    arguments.choice("optic", optic, get_args(Optic))
     yield from arguments.check()
-    given = {"detectors": detectors, "rotator": rotator, "start": start, "stop": stop, "num": num}
+    given = {"detectors": detectors, "rotator": rotator, "start": start, "stop": stop, "num": num, "optic": optic}
     metadata = run_metadata("malus", given, note=note, sample=sample, operator=operator, md=md)
 
     def analyse(events: RunEvents) -> Result:
         position = events.column(position_column(rotator))
         columns = [name for detector in detectors for name in get_hinted_fields(detector)]
-        fits = {name: fit_malus(position, events.column(name)) for name in columns}
+        fits = {name: fit_malus(position, events.column(name), optic) for name in columns}
         rows: list[Row] = [{"signal": name, **_as_row(fit)} for name, fit in fits.items()]
-        return Result("malus", rows, {"angle": "deg", "amplitude": "W", "offset": "W"})
+        return Result("malus", rows, {"angle": "deg", "amplitude": "W", "offset": "W", "period": "deg"})
 
     uid: str = yield from with_results(bp.scan(list(detectors), rotator, start, stop, num, md=metadata), analyse)
     return uid
@@ -175,4 +213,5 @@ def _as_row(fit: MalusFit) -> dict[str, float]:
         "contrast": fit.contrast,
         "r_squared": fit.r_squared,
         "points": fit.points,
+        "period": fit.period_deg,
     }

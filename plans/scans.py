@@ -347,15 +347,11 @@ def adaptive_scan(
     """
     arguments = Arguments("adaptive_scan")
     arguments.detectors("detectors", detectors)
-    if arguments.movable("motor", motor):
-        arguments.positions("start", motor, start)
-        arguments.positions("stop", motor, stop)
+    arguments.span("motor", motor, start, stop)
     steps = arguments.number("min_step", min_step, above=0) and arguments.number("max_step", max_step, above=0)
     if steps and min_step >= max_step:
         arguments.problem("max_step", max_step, f"larger than min_step, {min_step:g}")
     arguments.number("target_delta", target_delta, above=0)
-    if start == stop:
-        arguments.problem("stop", stop, "another position than start")
     column = check_column(arguments, signal, detectors)
     yield from arguments.check()
     given = {

@@ -97,11 +97,7 @@ def tune(
     """
     arguments = Arguments("tune")
     arguments.detectors("detectors", detectors)
-    if arguments.movable("motor", motor):
-        arguments.positions("start", motor, start)
-        arguments.positions("stop", motor, stop)
-    if start == stop:
-        arguments.problem("stop", stop, "another position than start")
+    arguments.span("motor", motor, start, stop)
     arguments.count("num", num, minimum=MIN_POINTS)
     arguments.count("passes", passes)
     arguments.choice("model", model, peak_models())

@@ -131,9 +131,7 @@ def calibrate_half_wave_plate(
     arguments = Arguments("calibrate_half_wave_plate")
     arguments.detectors("detectors", detectors)
     arguments.count("num", num, minimum=6)
-    if arguments.movable("rotator", rotator):
-        arguments.positions("start", rotator, start)
-        arguments.positions("stop", rotator, stop)
+    arguments.span("rotator", rotator, start, stop)
     if arguments.number("start", start) and arguments.number("stop", stop) and abs(stop - start) < 45:
         arguments.problem("stop", stop, f"at least 45 deg from start, half of a period; start is {start:g}")
     yield from arguments.check()

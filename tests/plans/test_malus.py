@@ -66,7 +66,7 @@ def test_each_event_has_the_position_and_every_detector():
     assert all(event["a"] == event["b"] == malus_law(event["rotator"], 30.0, 1e-3, 2e-6) for event in events)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     angle=st.floats(0, 180, exclude_max=True),
     amplitude=st.floats(1e-9, 1.0),
@@ -91,6 +91,26 @@ def test_the_fit_tells_its_error_and_its_contrast():
     assert 0 < fit.angle_error_deg < 0.5
     assert fit.contrast == pytest.approx(101, rel=0.5)
     assert fit.power(12.7) == pytest.approx(1.01e-3, rel=0.02)
+
+
+@pytest.mark.parametrize("period", [180.0, 90.0])
+def test_a_half_wave_plate_is_told_from_a_polarizer(period: float):
+    positions = np.linspace(0, 180, 19)
+    noise = np.random.default_rng(2).normal(0, 1e-5, positions.size)
+    power = malus_law(positions, 33.0, 1e-3, 1e-5, period) + noise
+    fit = fit_malus(positions, power)
+    assert fit.period_deg == period
+    assert fit.angle_deg == pytest.approx(33.0, abs=4 * fit.angle_error_deg)
+    assert fit.power(positions) == pytest.approx(power, abs=5e-5)
+    wrong = fit_malus(positions, power, "polarizer" if period == 90.0 else "half_wave_plate")
+    assert wrong.period_deg != period
+    assert wrong.r_squared < 0.2
+
+
+def test_positions_that_cannot_tell_are_taken_for_a_polarizers():
+    positions = np.array([0.0, 60.0, 120.0, 180.0])
+    noise = np.random.default_rng(3).normal(0, 1e-6, positions.size)
+    assert fit_malus(positions, malus_law(positions, 33.0, 1e-3, 0) + noise).period_deg == 180.0
 
 
 def test_readings_that_are_no_numbers_take_no_part():

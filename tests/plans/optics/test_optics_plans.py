@@ -41,6 +41,17 @@ def test_malus_stores_its_fit(bench, row):
     assert found["amplitude"] == pytest.approx(truth["amplitude_w"], rel=0.01)
 
 
+def test_malus_finds_out_that_the_rotator_carries_a_plate(bench, row):
+    bench.RE(bps.mv(bench.polarizer, 12.7))
+    bench.RE(malus([bench.meter], bench.hwp, 0, 170, 15))
+    found = row(bench, "malus")
+    truth = fit_half_wave_plate(FINE, [bench_power(angle, 12.7, source_w(bench)) for angle in FINE])
+    assert found["period"] == 90
+    assert agrees(found["angle"], truth.angle_deg, found["angle_error"], ROTATOR_STEP_DEG)
+    assert found["amplitude"] == pytest.approx(truth.amplitude, rel=0.01)
+    assert found["r_squared"] > 0.999
+
+
 def test_half_wave_plate(bench, row):
     bench.RE(bps.mv(bench.polarizer, 12.7))
     bench.RE(calibrate_half_wave_plate([bench.meter], bench.hwp, 0, 90, 16, sample="plate"))
