@@ -249,10 +249,11 @@ def _signals_of(
             instrument.runs.append(start["uid"])
         for column, twin_column in columns:
             key, twin_key = keys[row_columns(twin_column)[0]], keys[twin_column]
-            signal = instrument.signals.setdefault(
-                column,
-                Signal(column, key.get("units") or "", twin_key.get("units") or "", key["dtype"] == "string"),
-            )
+            unit, twin_unit = key.get("units") or "", twin_key.get("units") or ""
+            is_text = key["dtype"] == "string"
+            signal = instrument.signals.setdefault(column, Signal(column, unit, twin_unit, is_text))
+            if twin_unit != unit:  # in any of the runs
+                signal.unit, signal.twin_unit = unit, twin_unit
             yield signal, twin_column
 
 

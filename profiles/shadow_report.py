@@ -93,18 +93,20 @@ def view(compared: Compared) -> Group:
 
 def _parts(instrument: ShadowedInstrument, comparisons: Sequence[Comparison]) -> list[Any]:
     count = len(instrument.runs)
-    table = Table(
-        title=f"{instrument.original} ({instrument.generation}) and its shadow {instrument.twin} "
+    # No title of the table: that would be broken into lines as wide as the table.
+    title = Text(
+        f"{instrument.original} ({instrument.generation}) and its shadow {instrument.twin} "
         f"({instrument.twin_generation}), {count} run{'s' * (count != 1)}",
-        title_justify="left",
+        "bold",
     )
+    table = Table()
     table.add_column("")
     for comparison in comparisons:
         unit = f" / {comparison.unit}" if comparison.unit else ""
         table.add_column(f"{comparison.signal}{unit}", justify="right")
     for heading, described in _ROWS.items():
         table.add_row(heading, *map(described, comparisons))
-    parts: list[Any] = [table]
+    parts: list[Any] = [title, table]
     for comparison in comparisons:
         parts.append(Text(f"{comparison.signal}: {comparison}", _STYLES[comparison.verdict]))
         for outlier in comparison.outliers[:SHOWN_OUTLIERS]:

@@ -158,7 +158,7 @@ class _Shadowing:
     def _use_waiting_time(self, run: _Run, waiting: _Waiting) -> Messages[None]:
         """Measure rows while the plan has to wait anyway; only what goes on after that is a cost."""
         began = time.monotonic()
-        while waiting.end is None and run.has_spare_time(self._budget):
+        while waiting.end is None and run.has_spare_time(self._budget, waiting.left_s):
             pause_until = time.monotonic() + PAUSE_BETWEEN_ROUNDS_S
             yield from self._round(run)
             if waiting.end is None:
@@ -225,6 +225,11 @@ class _Waiting:
         """When it ended, as a monotonic time; None while it goes on."""
         return None if self._missing or time.monotonic() < self._end else self._end
 
+    @property
+    def left_s(self) -> float | None:
+        """How long it goes on, in s; None while that depends on statuses."""
+        return None if self._statuses else max(0.0, self._end - time.monotonic())
+
     async def until(self, deadline: float) -> None:
         """Wait for the end or the deadline, whatever comes first."""
         last = deadline if self._missing else min(deadline, self._end)
@@ -254,11 +259,18 @@ class _Run:
         """Whether a row that the plan does not wait for anyway keeps the cost within the budget."""
         return self._cost + self._round <= budget * self.elapsed
 
-    def has_spare_time(self, budget: float) -> bool:
-        """Whether a row may be begun while the plan waits: what it would outlast that is a cost."""
-        if self._wait is None or self._wait >= ROOM_FOR_ROUNDS * self._round:
+    def has_spare_time(self, budget: float, left_s: float | None) -> bool:
+        """Whether a row may be begun while the plan waits: what it would outlast that is a cost.
+
+        How long a motion goes on is not known, only how long those before it took.
+        """
+        if left_s is None and self._wait is None:
             return True
-        return self._cost + max(0.0, self._round - self._wait / 2) <= budget * self.elapsed
+        length = left_s if left_s is not None else self._wait or 0.0
+        if length >= ROOM_FOR_ROUNDS * self._round:
+            return True
+        expected = length if left_s is not None else length / 2
+        return self._cost + max(0.0, self._round - expected) <= budget * self.elapsed
 
     @property
     def elapsed(self) -> float:

@@ -19,7 +19,7 @@ from profiles.shadow_report import report_shadow, view, watch_shadow
 
 
 class Meter:
-    """Reads a drifting truth, with a little noise and a scale of its own."""
+    """Reads a truth that swings several times in every run, with a little noise and a scale of its own."""
 
     parent = None
 
@@ -31,7 +31,7 @@ class Meter:
 
     def read(self):
         now = time.time()
-        value = self._scale * (1.0 + 0.3 * np.sin(now)) * (1 + 1e-3 * self._random.normal())
+        value = self._scale * (1.0 + 0.3 * np.sin(20 * now)) * (1 + 1e-3 * self._random.normal())
         return {
             f"{self.name}_power": {"value": float(value), "timestamp": now},
             f"{self.name}_range": {"value": self._word, "timestamp": now},
@@ -44,7 +44,7 @@ class Meter:
         }
 
 
-def measure(data_dir, twins, points=150, original=None):
+def measure(data_dir, twins, points=100, original=None):
     """Record one run with shadow readings and return its uid."""
     original = original or Meter("power")
     run_engine = RunEngine(call_returns_result=True)
