@@ -19,8 +19,13 @@ def print_health(health: dict[str, Any], console: Console) -> None:
         latency = "" if each["latency_s"] is None else f"{each['latency_s'] * 1e3:.0f} ms"
         restarts = f" ({each['restarts']} restarts)" if each["restarts"] else ""
         state = each["state"] if each["healthy"] or each["state"] != "running" else "running, not healthy"
-        table.add_row(name, each["generation"], state + restarts, latency, each["detail"])
+        says = each["detail"] if each["healthy"] else "see below"
+        table.add_row(name, each["generation"], state + restarts, latency, says)
     say_table(console, table)
+    # In the table a long reason would make each line longer than the terminal is wide.
+    for name, each in health["instruments"].items():
+        if not each["healthy"]:
+            say(console, each["detail"] if each["detail"].startswith(f"{name} ") else f"{name}: {each['detail']}")
     process = health["process"]
     say(
         console,

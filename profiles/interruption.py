@@ -1,4 +1,4 @@
-"""Ctrl-C in a script: the plan is aborted and the script ends, unlike at a prompt, where it pauses."""
+"""Ctrl-C aborts the plan of a script, where at a prompt it pauses; what closes a session it does not cut short."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 
 from bluesky import RunEngine
 from bluesky.utils import TransitionError
 
+from profiles.notices import tell
+
 PATIENCE_S = 10.0
 """How long an abort may take before another Ctrl-C takes its ordinary course."""
+
+CLOSING = "The session is closing: what moves is stopped, what was measured is stored. Ctrl-C again leaves all that."
 
 
 class AbortOnInterrupt:
@@ -67,3 +72,30 @@ class AbortOnInterrupt:
                 self._run_engine.abort("interrupted by Ctrl-C")
                 return
             time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def finishing() -> Iterator[None]:
+    """Let what has to be finished be finished: the first Ctrl-C only says what is going on, the second one ends it.
+
+    What closes a session has limits of its own, and what is cut short may leave things moving. On other threads than
+    the main one, which Ctrl-C does not reach, it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            signal.default_int_handler(number, frame)
+        asked = True
+        # The interrupted code may hold the lock of the stream that is printed to.
+        threading.Thread(target=tell, args=(CLOSING,), name="tell of closing", daemon=True).start()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -5,23 +5,31 @@ bluesky's own magics bring a RunEngine and an event loop of their own, and show 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import logging
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import bluesky.plan_stubs as bps
 from bluesky import RunEngineInterrupted
-from bluesky.protocols import Locatable, Stageable, Triggerable
+from bluesky.protocols import Locatable, Movable, Stageable, Triggerable
 from bluesky.run_engine import call_in_bluesky_event_loop
-from bluesky.utils import Msg, maybe_await
+from bluesky.utils import FailedStatus, Msg, maybe_await
+from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_magic, magics_class
 from rich.console import Console
 
+from coexistence.errors import CoexistenceError
+from devices.protocols.errors import ProtocolError
 from profiles.health_report import print_health
+from profiles.interruption import AbortOnInterrupt
 from profiles.parts import detectors, find_part, movables
 from profiles.runs import list_runs
 from profiles.session import Session
 from profiles.wire_report import print_wires, wires_as_json
+
+logger = logging.getLogger("profiles.magics")
 
 ANSWER_TIMEOUT_S = 5.0
 LISTED_RUNS = 10
@@ -50,6 +58,8 @@ class SessionMagics(Magics):
     def ct(self, line: str) -> None:
         """Measure and print: `%ct power_v2`; without names all that do not move, cameras left out."""
         devices = self._chosen(line) if line.split() else dict(detectors(self._session.devices))
+        if not devices:
+            print("Nothing here measures.")
         readings: dict[str, Mapping[str, Any]] = {}
         self._run(_measure(list(devices.values()), readings))
         width = max(map(len, readings), default=0)
@@ -84,39 +94,68 @@ class SessionMagics(Magics):
         """List the latest runs, newest first: `%runs`, `%runs 30`."""
         number = line.strip() or str(LISTED_RUNS)
         if not number.isdigit() or not int(number):
-            raise ValueError(f"give the number of runs to list, as in %runs 30, not {number!r}")
+            raise UsageError(f"give the number of runs to list, as in %runs 30, not {number!r}")
         list_runs(self._session.data_dir, int(number), catalog=self._session.catalog)
 
     def _chosen(self, line: str) -> dict[str, Any]:
-        return {name: find_part(self._session.devices, name) for name in line.split()}
+        return {name: self._part(name) for name in line.split()}
+
+    def _part(self, name: str) -> Any:
+        try:
+            return find_part(self._session.devices, name)
+        except (KeyError, ValueError) as unknown:
+            raise UsageError(str(unknown.args[0])) from None
 
     def _pairs(self, line: str, example: str) -> list[Any]:
         words = line.split()
         if not words or len(words) % 2:
-            raise ValueError(f"give pairs of a device and a number, as in: {example}")
+            raise UsageError(f"give pairs of a device and a number, as in: {example}")
         pairs: list[Any] = []
         for name, number in zip(words[::2], words[1::2], strict=True):
-            pairs += [find_part(self._session.devices, name), float(self._evaluate(number))]
+            device = self._part(name)
+            if not isinstance(device, Movable):
+                parts = ", ".join(part for part, _ in movables({name: device}))
+                raise UsageError(f"{name} is nothing that moves" + (f"; of it move: {parts}" if parts else ""))
+            pairs += [device, self._number(number, example)]
         return pairs
 
-    def _run(self, plan: Generator[Msg, Any, Any]) -> None:
+    def _number(self, text: str, example: str) -> float:
         try:
-            self._session.RE(plan)
+            return float(self._evaluate(text))
+        except Exception as error:  # whatever an expression of the user's raises
+            raise UsageError(f"{text!r} is no number ({error}); write it as in: {example}") from None
+
+    def _run(self, plan: Generator[Msg, Any, Any]) -> None:
+        run_engine = self._session.RE
+        if run_engine.state != "idle":
+            plan.close()
+            raise UsageError(f"a plan is {run_engine.state}; RE.resume(), RE.abort() or RE.stop() comes first")
+        # A motion has no checkpoint at which it could pause: here Ctrl-C stops what moves.
+        usual, run_engine.context_managers = run_engine.context_managers, [AbortOnInterrupt]
+        try:
+            with _trouble_in_a_line():
+                run_engine(plan)
+        except KeyboardInterrupt:
+            print("Stopped by Ctrl-C.")
         except RunEngineInterrupted:
             # A paused move has nothing to resume: the device was stopped.
-            if self._session.RE.state == "paused":
-                self._session.RE.abort()
+            if run_engine.state == "paused":
+                run_engine.abort()
+        finally:
+            run_engine.context_managers = usual
 
     def _place(self, device: Any) -> str:
         if isinstance(device, Locatable):
-            location = _answer_of(device.locate)
+            with _trouble_in_a_line():
+                location = _answer_of(device.locate)
             return f"{location['readback']:g} (sent to {location['setpoint']:g})"
         return f"{device.position:g}"
 
     def _units(self, devices: Sequence[Any]) -> dict[str, str]:
         units: dict[str, str] = {}
         for device in devices:
-            described = _answer_of(device.describe)
+            with _trouble_in_a_line():
+                described = _answer_of(device.describe)
             units |= {column: key["units"] for column, key in described.items() if key.get("units")}
         return units
 
@@ -145,6 +184,17 @@ def _measure(devices: list[Any], readings: dict[str, Mapping[str, Any]]) -> Gene
             readings.update((yield from bps.read(device)))
     finally:
         yield from bps.unstage_all(*stageable)
+
+
+@contextmanager
+def _trouble_in_a_line() -> Iterator[None]:
+    """Tell what an instrument or its wire has against a command without the stack of the plan; the log has that."""
+    try:
+        yield
+    except (FailedStatus, CoexistenceError, ProtocolError, ValueError) as error:
+        reason = error.__cause__ if isinstance(error, FailedStatus) and error.__cause__ is not None else error
+        logger.info("A command failed", exc_info=error)
+        raise UsageError(f"{type(reason).__name__}: {reason}") from None
 
 
 def _answer_of(method: Any) -> Any:

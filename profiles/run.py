@@ -34,7 +34,8 @@ from profiles.session import Session
 class RunOptions:
     """What the command line says beside the plan's own arguments."""
 
-    config: str
+    config: Sequence[str]
+    """TOML files or profiles, later ones over earlier ones."""
     simulate: bool = False
     data_dir: Path | None = None
     json_output: bool = False
@@ -53,7 +54,9 @@ class RunOptions:
     repeat_delay: float = 0.0
 
 
-def run_script(script: Path, arguments: Sequence[str], *, config: str, simulate: bool, data_dir: Path | None) -> int:
+def run_script(
+    script: Path, arguments: Sequence[str], *, config: Sequence[str], simulate: bool, data_dir: Path | None
+) -> int:
     """Open a session and run a script in it; return the exit code.
 
     The script sees `session`, `RE`, `devices`, and each connected device by its id, as globals; its arguments are in
@@ -109,7 +112,7 @@ def run_plan(plan: CataloguedPlan, given: Mapping[str, Any], options: RunOptions
         What the command line says beside.
     """
     arguments = {argument.name: argument for argument in arguments_of(plan.function, plan.options)}
-    ids = [instrument.id for _, instrument in load_configuration(options.config).instruments()]
+    ids = [instrument.id for _, instrument in load_configuration(*options.config).instruments()]
     given = {**_usual_devices(plan, ids), **given}
     for name, texts in given.items():
         _check_ids(arguments[name], texts, ids)

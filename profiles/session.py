@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from profiles.display import LiveDisplay, show_progress
 from profiles.facts import facts_of
 from profiles.hardware import Hardware, build
 from profiles.instruments import Instrument, InstrumentFailed, InstrumentsFailed, V2Instrument, V4Instrument
+from profiles.interruption import finishing
 from profiles.live_measurements import LiveMeasurements
 from profiles.log import log_to_file
 from profiles.metadata import Provenance, SharedMetadata
@@ -112,7 +113,7 @@ class Session:
         self.instruments: dict[str, Instrument] = {}
         self.devices = Devices()
         self.sd = ForgivingSupplementalData()
-        self._simulate = simulate
+        self._simulate = simulate or config.simulation.always
         self._interrupt = interrupt
         self._call_returns_result = call_returns_result
         self._suspend_on_wire_loss = suspend_on_wire_loss
@@ -132,7 +133,7 @@ class Session:
     @classmethod
     def open(
         cls,
-        config: str | os.PathLike[str] | DualConfig,
+        config: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | DualConfig,
         *,
         simulate: bool = False,
         data_dir: str | os.PathLike[str] | None = None,
@@ -151,9 +152,11 @@ class Session:
         Parameters
         ----------
         config
-            A TOML file, the name of a profile that comes with the project (`"sim"`, `"lab"`), or a `DualConfig`.
+            A TOML file, the name of a profile that comes with the project (`"sim"`, `"lab"`), several of them, of
+            which later ones go over earlier ones, or a `DualConfig`.
         simulate
-            Put simulated instruments in place of all wires.
+            Put simulated instruments in place of all wires, which `[simulation] always` of the configuration does
+            without.
         data_dir
             Where runs are kept; else `[catalog] directory` of the configuration, else `tandem-data` in the
             current folder.
@@ -184,7 +187,7 @@ class Session:
             With `strict`: what did not connect, and why.
         """
         if not isinstance(config, DualConfig):
-            config = load_configuration(config)
+            config = load_configuration(*([config] if isinstance(config, str | os.PathLike) else config))
         wait_for_wires = (
             config.application.suspend_on_wire_loss if suspend_on_wire_loss is None else suspend_on_wire_loss
         )
@@ -280,7 +283,7 @@ class Session:
         if hasattr(self, "RE") and threading.current_thread() is self.RE._th:
             threading.Thread(target=self.stop, args=(timeout,), name="stop session", daemon=True).start()
             return
-        with self._closing:
+        with finishing(), self._closing:
             if self._closed:
                 return
             self._closed = True

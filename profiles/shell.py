@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ CONNECT_WAIT_S = 2.0
 COMMANDS = "%mov %movr %ct %wa %wires %health %runs"
 
 
-def start_shell(config: str, *, simulate: bool, data_dir: Path | None) -> int:
+def start_shell(config: str | Sequence[str], *, simulate: bool, data_dir: Path | None) -> int:
     """Open a session and hand it to IPython; the session ends with the prompt. Returns the exit code.
 
     Parameters
     ----------
     config
-        TOML file or name of a profile.
+        TOML file or name of a profile, or several, of which later ones go over earlier ones.
     simulate
         Put simulated instruments in place of all wires.
     data_dir
@@ -53,7 +54,7 @@ class Prompt:
     took_s: float
 
     @classmethod
-    def open(cls, config: str, *, simulate: bool, data_dir: Path | None) -> Prompt:
+    def open(cls, config: str | Sequence[str], *, simulate: bool, data_dir: Path | None) -> Prompt:
         """Open a session for a prompt: it waits neither for slow instruments nor for the catalog.
 
         Raises

@@ -140,6 +140,7 @@ def run_validate(config: str, *, simulate: bool, output: Path | None, readings: 
         The report cannot be written.
     """
     chosen = load_configuration(config)
+    simulate = simulate or chosen.simulation.always
     began = datetime.now()
     path = output or Path(f"validation-{began:%Y%m%d-%H%M%S}.json")
     # A report that cannot be written is better known before instruments are asked.

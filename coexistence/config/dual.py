@@ -176,5 +176,8 @@ class DualConfig(Section):
         return self._source.location(self._source.instrument_path(generation, instrument_id, key))
 
     def hardware_problems(self) -> list[Problem]:
-        """Look for the serial ports of all enabled instruments; return those missing and those closed to this user."""
-        return list(hardware_problems(self))
+        """Look for the serial ports of all enabled instruments; return those missing and those closed to this user.
+
+        A bench that is always simulated needs none.
+        """
+        return [] if self.simulation.always else list(hardware_problems(self))

@@ -89,6 +89,8 @@ class CatalogConfig(Section):
 class SimulationConfig(Section):
     """The bench that stands in for the wires when they are simulated."""
 
+    always: bool = False
+    """Whether there is nothing else: sessions have the simulated bench without being asked to simulate."""
     seed: int = 0
     """Of all noise: the same seed gives the same noise."""
     time_scale: PositiveFloat = 1.0

@@ -8,12 +8,18 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
-Configuration = Annotated[
-    str,
-    typer.Option("--config", "-c", help="TOML file, or the name of a profile that comes with the project: sim, lab."),
+# typer evaluates annotations at run time and wants Optional for an option without a default.
+Configurations = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--config",
+        "-c",
+        help="TOML file, or the name of a profile that comes with the project: sim, lab. May be given several times: "
+        "later ones go over earlier ones. Without it the profile sim, which is simulated.",
+        show_default=False,
+    ),
 ]
 Simulate = Annotated[bool, typer.Option("--simulate", "-s", help="Put simulated instruments in place of all wires.")]
-# typer evaluates annotations at run time and wants Optional for an option without a default.
 DataDirectory = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--data-dir", "-d", help="Where runs are kept. Default: as configured, else ./tandem-data."),

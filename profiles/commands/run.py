@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from profiles.commands.options import DataDirectory, Json, Simulate, finish
+from profiles.commands.options import Configurations, DataDirectory, Json, Simulate, finish
 
 FOR_PLANS = "Around a plan"
 
@@ -24,15 +24,7 @@ def run(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="SCRIPT|PLAN", help="A Python file, or the name of a plan.", show_default=False),
     ] = None,
-    config: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            "--config",
-            "-c",
-            help="TOML file, or the name of a profile that comes with the project: sim, lab. Without it the profile "
-            "sim, simulated.",
-        ),
-    ] = None,
+    config: Configurations = None,
     simulate: Simulate = False,
     data_dir: DataDirectory = None,
     list_: Annotated[bool, typer.Option("--list", "-l", help="List the plans.")] = False,
@@ -107,7 +99,6 @@ def run(
     if target in (None, "-h", "--help") and not list_:
         typer.echo(context.get_help())
         raise typer.Exit(0)
-    simulate = simulate or config in (None, "sim")
     if list_:
         from profiles.run import list_plans
 
@@ -118,7 +109,7 @@ def run(
 
         arguments = context.args
         finish(
-            lambda: run_script(Path(target), arguments, config=config or "sim", simulate=simulate, data_dir=data_dir)
+            lambda: run_script(Path(target), arguments, config=config or ["sim"], simulate=simulate, data_dir=data_dir)
         )
     from plans.catalogue import CATALOGUE
 
@@ -134,7 +125,7 @@ def run(
 
     plan = CATALOGUE[target]
     options = RunOptions(
-        config=config or "sim",
+        config=config or ["sim"],
         simulate=simulate,
         data_dir=data_dir,
         json_output=json,

@@ -70,7 +70,7 @@ def port_users(paths: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _configured_ports(config: DualConfig | None) -> list[str]:
-    if config is None:
+    if config is None or config.simulation.always:
         return []
     devices = (instrument.serial_device for _, instrument in config.instruments())
     return [device for device in devices if device is not None and device.startswith("/")]
