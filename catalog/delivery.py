@@ -202,9 +202,9 @@ class RunDelivery:
 class RunWriter(_RunWriter):  # type: ignore[misc]
     """The writer of bluesky-tiled-plugins for one run, able to begin again and to write when told.
 
-    It differs in four things: a run that is there already is emptied and written anew; an append is never
-    repeated blindly; rows are written by `flush`, not by their number; and the type of a column follows the
-    descriptor, not the first value.
+    It differs in five things: a run that is there already is emptied and written anew; an append is never
+    repeated blindly; rows are written by `flush`, not by their number; the type of a column follows the
+    descriptor, not the first value; and rows and columns of a square image have names of their own.
     """
 
     def __init__(self, runs: Any, directory: DataDirectory, promoted: Mapping[tuple[str, str], str]) -> None:
@@ -358,6 +358,15 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
                 for row in rows:
                     if isinstance(row.get(key), np.ndarray):
                         row[key] = row[key].tolist()
+
+    def _internal_dims(self, desc_name: str, shape: tuple[int | None, ...]) -> tuple[str, ...]:
+        # The writer names a dimension by its size, and xarray cannot work with one name twice in an array.
+        taken: dict[str, int] = {}
+        dims = []
+        for name in super()._internal_dims(desc_name, shape):
+            taken[name] = taken.get(name, 0) + 1
+            dims.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+        return tuple(dims)
 
     def _append_with_retry(self, df_client: Any, table: pyarrow.Table, desc_name: str) -> None:
         schema = df_client.structure().arrow_schema_decoded

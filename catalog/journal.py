@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import gzip
 import os
 import sys
@@ -21,14 +20,13 @@ from .directory import DataDirectory, uid_of_journal
 from .encoding import Document, decode, encode
 from .errors import DiskFull, JournalCorrupt, JournalError, JournalWriteError, UnknownRun
 from .locking import lock_descriptor
+from .reserve import DISK_FULL, Reserve
 
 SYNC_INTERVAL_S = 1.0
 """Longest time between a document's arrival and its being synced to the disk."""
 
 PENDING_LIMIT_BYTES = 16 * 2**20
 """Most that is kept in memory for a run whose disk refuses it."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Journal:
@@ -41,7 +39,8 @@ class Journal:
 
     When the disk refuses a document, it is kept in memory and written before anything else as soon as the disk
     takes it again; ``pause`` is called so that nothing more is measured meanwhile. Without ``pause``, and when
-    more than 16 MiB wait or the run ends, the call raises, which makes the RunEngine end the plan.
+    more than 16 MiB wait, the call raises, which makes the RunEngine end the plan. When the run ends meanwhile, 1 MiB
+    that was set aside on the disk is given up for the documents in memory and the end of the run.
 
     Parameters
     ----------
@@ -76,6 +75,7 @@ class Journal:
         self._syncer: threading.Thread | None = None
         self._sync_error: JournalWriteError | None = None
         self._pausing: threading.Thread | None = None
+        self._reserve = Reserve(self.directory.journals)
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Record one document.
@@ -117,7 +117,11 @@ class Journal:
         with self._changed:
             for run in list(self._runs.values()):
                 self._forget(run)
+                if run.pending_bytes:
+                    with contextlib.suppress(JournalWriteError):  # it was told when they could not be written
+                        self._write_at_last(run, b"")
                 run.close()
+            self._reserve.give_up()
             self._changed.notify_all()
             syncer = self._syncer
         if syncer is not None:
@@ -153,6 +157,10 @@ class Journal:
         path = self.directory.journal_of(uid)
         if path.exists() or self.directory.delivered_journal_of(uid) is not None:
             raise JournalError(path, f"A run with the uid {uid} is already recorded in {self.directory.root}.")
+        try:
+            self._reserve.hold()
+        except OSError as error:
+            raise _write_error(path, error) from error
         run = _OpenRun(uid, path, line)
         self._runs[uid] = run
         if self._syncer is None:
@@ -186,11 +194,20 @@ class Journal:
     def _finish(self, run: _OpenRun, line: bytes) -> None:
         self._forget(run)
         try:
-            run.append(line)
+            self._write_at_last(run, line)
             run.sync()
         finally:
             run.close()
             self._changed.notify_all()
+
+    def _write_at_last(self, run: _OpenRun, line: bytes) -> None:
+        """Write what waits and a last line, on a full disk into the room that was set aside."""
+        try:
+            run.append(line)
+        except DiskFull:
+            if not self._reserve.give_up():
+                raise
+            run.append(b"")
 
     def _forget(self, run: _OpenRun) -> None:
         del self._runs[run.uid]
@@ -309,7 +326,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _write_error(path: Path, error: OSError) -> JournalWriteError:
-    return (DiskFull if error.errno in _FULL else JournalWriteError)(path, error)
+    return (DiskFull if error.errno in DISK_FULL else JournalWriteError)(path, error)
 
 
 def sync_descriptor(descriptor: int) -> None:

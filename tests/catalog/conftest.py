@@ -12,6 +12,15 @@ from catalog_helpers import MeasuringSession
 
 from catalog import CatalogSession
 
+SERVER_TIMEOUT_S = 180.0
+"""A server that takes four seconds to start on a quiet computer may take a minute on a busy one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("server"):
+            item.add_marker(pytest.mark.timeout(SERVER_TIMEOUT_S))
+
 
 @pytest.fixture
 def RE() -> RunEngine:  # noqa: N802 - the name everybody uses
@@ -27,7 +36,7 @@ def data_dir(tmp_path: Path) -> Path:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CatalogSession]:
     """A session whose catalog server runs, for all tests: it takes seconds to start."""
     session = CatalogSession(tmp_path_factory.mktemp("served") / "data")
-    session.catalog(wait=60.0)
+    session.catalog(wait=120.0)
     yield session
     session.close(wait_delivered=30.0)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
 import pytest
 from bluesky import RunEngineInterrupted
 from bluesky.plans import count
@@ -9,6 +13,8 @@ from catalog_helpers import fill_disk, small_disk
 from ophyd.sim import SynSignal
 
 from catalog import DiskFull, Journal, original_documents
+from catalog.locking import is_locked
+from catalog.reserve import RESERVE_BYTES
 
 
 @pytest.fixture
@@ -44,6 +50,61 @@ def test_the_scan_pauses_and_goes_on_when_there_is_room(RE, disk):
         uid = emitted[0][1]["uid"]
         assert original_documents(disk / "data", uid) == emitted
         assert emitted[-1][1]["exit_status"] == "success"
+
+
+def test_a_scan_that_is_aborted_on_a_full_disk_is_recorded_to_its_end(RE, disk):
+    emitted = []
+    with Journal(disk / "data", pause=lambda: RE.request_pause(defer=False)) as journal:
+        RE.subscribe(journal)
+        RE.subscribe(lambda name, document: emitted.append((name, document)))
+        readings = iter(range(1000))
+        det = SynSignal(name="det", func=lambda: next(readings))
+
+        def plan():
+            yield from bpp.run_wrapper(measure())
+
+        def measure():
+            for number in range(50):
+                if number == 20:
+                    fill_disk(disk)
+                yield from bps.trigger_and_read([det])
+                yield from bps.checkpoint()
+
+        with pytest.raises(RunEngineInterrupted):
+            RE(plan())
+        assert 20 < sum(name == "event" for name, _ in emitted) < 50
+        RE.abort("the disk is full")
+        assert emitted[-1][1]["exit_status"] == "abort"
+        assert original_documents(disk / "data", emitted[0][1]["uid"]) == emitted
+        with pytest.raises(DiskFull):
+            RE(plan())  # there is no room left for the end of another run
+        assert RE.state == "idle"
+    assert [path.suffix for path in (disk / "data" / "journal").iterdir()] == [".jsonl"]
+
+
+def test_what_waits_for_room_is_recorded_when_the_session_ends(disk):
+    with Journal(disk / "data", pause=lambda: None) as journal:
+        journal("start", {"uid": "5a9d", "time": 1.0})
+        (reserve,) = (disk / "data" / "journal").glob("reserve-*")
+        assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES
+        assert is_locked(reserve)
+        fill_disk(disk)
+        for number in range(5):
+            about = {"uid": f"d{number}", "run_start": "5a9d", "time": 1.0, "name": "x" * 2000}
+            journal("descriptor", {**about, "data_keys": {}})
+    assert [name for name, _ in original_documents(disk / "data", "5a9d")] == ["start", *["descriptor"] * 5]
+    assert not reserve.exists()
+
+
+def test_a_file_system_that_sets_no_room_aside_is_filled_with_zeros(data_dir, monkeypatch):
+    def unknown(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("catalog.reserve.os.posix_fallocate", unknown)
+    with Journal(data_dir) as journal:
+        journal("start", {"uid": "5a9d", "time": 1.0})
+        (reserve,) = (data_dir / "journal").glob("reserve-*")
+        assert reserve.stat().st_size == RESERVE_BYTES
 
 
 def test_a_scan_does_not_begin_on_a_full_disk(RE, disk):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -229,6 +230,24 @@ def test_watching_a_session_that_dies_ends_too(tmp_path, wait_for):
     watching.join(20)
     assert codes == [1]
     assert "The session ended without closing the run." in console.file.getvalue()
+
+
+def test_ctrl_c_ends_the_watching_and_the_run_goes_on(tmp_path, tandem):
+    with Journal(tmp_path / "data") as journal:
+        journal("start", {"uid": "5a9d", "time": 1.0, "plan_name": "count"})
+        data_keys = {"x": {"source": "test", "dtype": "number", "shape": []}}
+        about = {"run_start": "5a9d", "time": 1.0, "name": "primary", "configuration": {}, "hints": {}}
+        journal("descriptor", {"uid": "d", "data_keys": data_keys, "object_keys": {}, **about})
+        about = {"descriptor": "d", "time": 2.0, "timestamps": {"x": 2.0}, "filled": {}}
+        journal("event", {"uid": "e1", "seq_num": 1, "data": {"x": 4.5}, **about})
+        command = tandem("runs", "watch", "-d", tmp_path / "data")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+            assert any("4.5" in line for line in watching.stdout)
+            watching.send_signal(signal.SIGINT)
+            assert watching.communicate(timeout=50)[1] == ""
+        assert watching.returncode == 130
+        assert journal.open_runs == ["5a9d"]
+        journal("event", {"uid": "e2", "seq_num": 2, "data": {"x": 5.5}, **about})
 
 
 def test_status_verify_and_replay_tell_how_the_catalog_stands(past, capsys):
