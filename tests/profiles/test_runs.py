@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
+from signal import SIGINT
 
 import h5py
 import numpy as np
@@ -243,7 +243,7 @@ def test_ctrl_c_ends_the_watching_and_the_run_goes_on(tmp_path, tandem):
         command = tandem("runs", "watch", "-d", tmp_path / "data")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
             assert any("4.5" in line for line in watching.stdout)
-            watching.send_signal(signal.SIGINT)
+            watching.send_signal(SIGINT)
             assert watching.communicate(timeout=50)[1] == ""
         assert watching.returncode == 130
         assert journal.open_runs == ["5a9d"]
