@@ -138,7 +138,10 @@ _ROWS: dict[str, Callable[[Comparison], str]] = {
 
 
 def draw(compared: Compared, tolerances: Tolerances, path: Path) -> None:
-    """Draw the differences over the level, with limits of agreement and tolerance (Bland and Altman)."""
+    """Draw the differences over the level, with limits of agreement and tolerance (Bland and Altman).
+
+    A bar says what a truth that changed while a row was measured may have added to its difference.
+    """
     from matplotlib.figure import Figure
 
     panels = [
@@ -154,8 +157,18 @@ def draw(compared: Compared, tolerances: Tolerances, path: Path) -> None:
         unit = f" ({signal.unit})" if signal.unit else ""
         level, difference = (pairs.original + pairs.twin) / 2, pairs.twin - pairs.original
         far = np.isin(pairs.events, [outlier.event for outlier in comparison.outliers])
-        axis.plot(level[~far], difference[~far], ".", markersize=4, alpha=0.6)
-        axis.plot(level[far], difference[far], "x", color="tab:red", label="far off")
+        axis.errorbar(
+            level[~far],
+            difference[~far],
+            pairs.slack[~far],
+            fmt=".",
+            markersize=4,
+            elinewidth=0.6,
+            alpha=0.6,
+            label="rows, bars: what moved meanwhile",
+        )
+        if far.any():
+            axis.plot(level[far], difference[far], "x", color="tab:red", label="far off")
         tolerated = tolerances.of(signal.column).for_pairs(pairs)
         axis.axhspan(-tolerated, tolerated, color="tab:green", alpha=0.12, label="tolerated")
         for limit in comparison.limits_of_agreement or ():

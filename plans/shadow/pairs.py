@@ -148,8 +148,8 @@ class Pairs:
         return cls(
             original=np.where(twin_first, following, leading),
             twin=np.where(twin_first, leading, following),
-            rate=(_over(one_again - one, spans[0]) + _over(other_again - other, spans[1])) / 2,
-            slack=np.maximum(np.abs(one_again - one), np.abs(other_again - other)) / 2,
+            rate=_common_rate(_over(one_again - one, spans[0]), _over(other_again - other, spans[1])),
+            slack=_slack(one, other, one_again, other_again),
             noise_ratio=np.where(twin_first, 1 / ratio, ratio),
             noise_of_rate=np.sqrt((_over(1.0, spans[0]) ** 2 + _over(1.0, spans[1]) ** 2) / 2),
             resolution=_resolution(kept_table[:, ::2]),
@@ -175,6 +175,30 @@ def _place(time: Floats, begin: Floats, end: Floats) -> Floats:
     """Return where a time lies between two others: 0 at the first, 1 at the second."""
     place: Floats = np.divide(time - begin, end - begin, out=np.full(len(time), 0.5), where=end > begin)
     return np.clip(place, 0.0, 1.0)
+
+
+def _common_rate(one: Floats, other: Floats) -> Floats:
+    """Return the mean of the rates that both saw, but no more than twice what either saw: 0 for opposite signs.
+
+    A truth that changes does so for both; a single wild reading would otherwise look like a fast change, and what it is
+    off by like a lag (limited as in van Leer, 1977).
+    """
+    least = np.minimum(np.abs(one + other) / 2, 2 * np.minimum(np.abs(one), np.abs(other)))
+    return np.where(one * other > 0, np.sign(one) * least, 0.0)
+
+
+def _slack(first: Floats, second: Floats, third: Floats, fourth: Floats) -> Floats:
+    """Return what a truth that changes once may add to the difference of four readings in turn.
+
+    A reading outside of those before and after it is no such change, so that this does not excuse it.
+    """
+    change = np.maximum(np.abs(third - first), np.abs(fourth - second)) / 2
+    outside = np.maximum(_outside(second, first, third), _outside(third, second, fourth))
+    return np.maximum(change - outside, 0.0)
+
+
+def _outside(value: Floats, one: Floats, other: Floats) -> Floats:
+    return np.maximum(np.maximum(np.minimum(one, other) - value, value - np.maximum(one, other)), 0.0)
 
 
 def _over(value: Floats | float, span: Floats) -> Floats:

@@ -36,7 +36,6 @@ def rows_of_readings(
     def noisy(values):
         return values + random.normal(size=n) * (noise + relative_noise * np.abs(values))
 
-    off = random.random(n) < (0 if outlier_every is None else 1 / outlier_every)
     columns = []
     every_other = np.arange(n) % 2 == 1
     times = np.where(every_other, times[[1, 0, 3, 2]], times)  # these begin with the twin
@@ -44,6 +43,7 @@ def rows_of_readings(
         if index % 2 == 0:
             columns += [noisy(truth(when)), when]
         else:
+            off = random.random(n) < (0 if outlier_every is None else 1 / outlier_every)
             columns += [(scale * noisy(truth(when - lag_s)) + offset) * np.where(off, 1.5, 1.0), when]
     return np.transpose(columns)
 
@@ -135,10 +135,13 @@ def test_one_outlier_in_two_hundred_is_found_with_its_event_once_there_is_the_ev
     few = compare("power", measured(3, 60, stepping, outlier_every=1e9), TOLERANCE)
     assert str(few) == (f"insufficient evidence (60 of {ENOUGH}): a wrong reading in 200 could still have been missed")
     found = verdicts(100, few.needed, swinging, outlier_every=200)
-    assert sum(result.verdict == "different" for result in found) >= 97  # 99 % of the cases have an outlier at all
+    assert (
+        sum(result.verdict == "different" for result in found) >= 97
+    )  # 99 % of the cases have an outlier that no change of the truth explains
     for result in found:
         for outlier in result.outliers:
-            assert outlier.twin == pytest.approx(1.5 * outlier.original, rel=0.2)
+            # One of the two readings of a row, seldom both; or the first or last of one, when the truth did not move.
+            assert 1.05 < outlier.twin / outlier.original < 1.6
             assert outlier.event.isdigit()
     assert f"{len(found[0].outliers)} of {ENOUGH} readings are far off" in str(found[0])
 
