@@ -176,7 +176,7 @@ def draw(compared: Compared, tolerances: Tolerances, path: Path) -> None:
         if comparison.bias is not None:
             axis.axhline(comparison.bias, color="gray", linewidth=1, label="bias, 95 % limits")
         axis.set(xlabel=f"{signal.column}{unit}", ylabel=f"difference{unit}", title=comparison.verdict)
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 

@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "profiles"))
 
-from planted_faults import check_reported, measured  # noqa: E402
+from planted_faults import check_reported, measured
 
 ENOUGH_FOR_ONE_IN_200 = 919
 
