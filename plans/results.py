@@ -239,6 +239,10 @@ def _analysed(analyse: Callable[[RunEvents], Any], events: RunEvents) -> list[Re
     try:
         found = analyse(events)
         return [] if found is None else [found] if isinstance(found, Result) else list(found)
+    except ValueError as error:
+        # Too few readings, most often: the run was ended before there were enough.
+        logger.warning("Run %s has no result: %s; its readings are stored", events.start.get("uid"), error)
+        return []
     except Exception:
         logger.exception("The analysis of run %s failed; its readings are stored", events.start.get("uid"))
         return []

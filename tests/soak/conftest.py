@@ -3,5 +3,5 @@
 import sys
 from pathlib import Path
 
-for folder in ("coexistence", "catalog", "devices"):
+for folder in ("coexistence", "catalog", "devices", "plans/scans"):
     sys.path.insert(0, str(Path(__file__).parent.parent / folder))

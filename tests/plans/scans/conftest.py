@@ -12,9 +12,9 @@ from simulators import SimulatorProcess
 
 
 @pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with SimulatorProcess(SPEC) as simulators:
-        lab = Lab(simulators)
+        lab = Lab(simulators, tmp_path_factory.mktemp("frames"))
         yield lab
         lab.close()
 
