@@ -101,6 +101,8 @@ def prepare_database(path: Path) -> None:
     A new database gets its name when it is complete, so a crash leaves none behind; before an upgrade a copy
     is kept beside it.
     """
+    if path.exists():
+        _refuse_what_is_no_database(path)
     from tiled.alembic_utils import DatabaseUpgradeNeeded, UnrecognizedDatabase
 
     if not path.exists():
@@ -124,6 +126,20 @@ def prepare_database(path: Path) -> None:
             f"{version('tiled')}: {error} Install that version, or move the server folder away and have the runs "
             "delivered again from their journals (tandem catalog replay)."
         )
+
+
+def _refuse_what_is_no_database(path: Path) -> None:
+    """End at once, and not after the seconds that the server's imports take."""
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        sys.exit(
+            f"The catalog database {path} cannot be read: {error}. Restore it from a backup, or move the server folder "
+            "away and have the runs delivered again from their journals (tandem catalog replay)."
+        )
+    finally:
+        connection.close()
 
 
 def _create_database(path: Path) -> None:

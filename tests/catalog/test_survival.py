@@ -62,7 +62,7 @@ def test_a_session_killed_while_it_writes_is_delivered_up_to_the_tear(served, me
 
 
 def test_server_and_daemon_killed_in_turn_and_at_last_everything_at_once(served, measuring):
-    session = measuring(served.directory.root)
+    session = measuring(served.directory.root, delay_s=0.1)
     wait_partly_delivered(served, session.uid)
     first = state_of(served)
     os.kill(first.server_pid, signal.SIGKILL)
@@ -231,7 +231,7 @@ def test_a_server_that_cannot_start_is_reported_with_its_log(data_dir):
         with pytest.raises(CatalogStartFailed, match="server does not start") as caught:
             session.catalog(wait=50.0)
         assert "file is not a database" in caught.value.log
-        assert "file is not a database" in str(caught.value)
+        assert "Restore it from a backup, or move the server folder away" in str(caught.value)
         wait_until(lambda: told, "the user to be told", 5.0)
         assert str(told[0]).startswith("The catalog's server does not start. The server ended with status 1.")
         session.close(wait_delivered=30.0)
