@@ -100,12 +100,8 @@ def tandem_shell(*arguments: object) -> list[str]:
 def shell(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
     """Return a prompt that several tests type at, one after the other; the last one leaves."""
     home = tmp_path_factory.mktemp("ipython")
-    shell = Shell(
-        tandem_shell("--simulate", "--data-dir", data_dir),
-        home,
-        TANDEM__SIMULATION__TIME_SCALE="0.2",
-        TANDEM__APPLICATION__BASELINE="false",
-    )
+    (home / "quick.toml").write_text("[application]\nbaseline = false\n[simulation]\ntime_scale = 0.2\n")
+    shell = Shell(tandem_shell("-c", "sim", "-c", home / "quick.toml", "--data-dir", data_dir), home)
     yield shell
     shell.process.close(force=True)
 
@@ -134,6 +130,23 @@ def test_devices_of_both_generations_and_their_axes_move_and_tell_where_they_are
     )
     assert "no device is called 'nix'; there are: power_v2, " in shell.type("%mov nix 1")
     assert "give pairs of a device and a number, as in: %mov polarizer 45" in shell.type("%mov polarizer")
+
+
+@pytest.mark.server
+def test_what_is_refused_is_told_in_a_line_and_ctrl_c_stops_what_moves(shell: Shell):
+    refused = shell.type("%mov polarizer 1000")
+    assert "UsageError: ValueRefused: Thorlabs Elliptec, address 3: setpoint cannot be 1000.0: allowed is" in refused
+    assert "Traceback" not in refused
+    assert "UsageError: laser is nothing that moves; of it move: laser.wavelength" in shell.type("%mov laser 800")
+    assert "UsageError: 'far' is no number (name 'far' is not defined)" in shell.type("%mov polarizer far")
+    shell.process.sendline("%mov stages.axis[1] 45")
+    shell.process.expect("stages_axis_1: +[1-9]")  # the bar of a motion that has begun
+    shell.interrupt()
+    shell._number += 1
+    assert "Stopped by Ctrl-C." in shell._until_prompt()
+    stood = re.search(r"stages\.axis\[1\] +([\d.e-]+) mm", shell.type("%wa stages.axis[1]"))
+    assert stood is not None
+    assert 0.5 < float(stood[1]) < 45
 
 
 @pytest.mark.server
