@@ -19,6 +19,7 @@ from plans.peak import Peak, fit_peak
 from plans.repetition import interleave, repeat
 from plans.results import Result, RunEvents, record_results, with_results
 from plans.scans import adaptive_scan, grid_scan, list_scan, nd_scan, scan, time_series
+from plans.shadow import ShadowPair, shadowed
 from plans.shutter import LimitExceeded, ShutterClosed, ShutterNotClosed
 from plans.tune import NoPeak, tune
 from plans.with_dark import with_dark
@@ -36,6 +37,7 @@ __all__ = [
     "PlanError",
     "Result",
     "RunEvents",
+    "ShadowPair",
     "ShutterClosed",
     "ShutterNotClosed",
     "adaptive_scan",
@@ -60,6 +62,7 @@ __all__ = [
     "repeat",
     "rotational_anisotropy",
     "scan",
+    "shadowed",
     "time_series",
     "tune",
     "wavelength_scan",

@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from plans.results import Result, Row, RunEvents
 
 PeakModel = Literal["gaussian", "lorentzian"]
+FWHM_OF_SIGMA = 2 * math.sqrt(2 * math.log(2))
+"""Full width at half maximum of a Gaussian, in its standard deviations."""
+
 MIN_POINTS = 5
 """Center, width, height and background are four parameters; their errors need one point more."""
 
@@ -50,8 +53,31 @@ class Peak:
         """Return the peak as a row of `result_peak`."""
         return {"signal": signal, "mover": mover, **asdict(self)}
 
+    def gaussian_row(self, signal: str) -> dict[str, Any]:
+        """Return a Gaussian as a row by its `centre`, `sigma`, `height` and `background`, with standard errors."""
+        return {
+            "signal": signal,
+            "centre": self.center,
+            "centre_error": self.center_error,
+            "sigma": self.fwhm / FWHM_OF_SIGMA,
+            "sigma_error": self.fwhm_error / FWHM_OF_SIGMA,
+            "height": self.height,
+            "height_error": self.height_error,
+            "background": self.background,
+            "background_error": self.background_error,
+            "r_squared": self.r_squared,
+            "points": self.points,
+        }
 
-def fit_peak(position: ArrayLike, signal: ArrayLike, model: PeakModel = "gaussian", *, dip: bool = False) -> Peak:
+
+def fit_peak(
+    position: ArrayLike,
+    signal: ArrayLike,
+    model: PeakModel = "gaussian",
+    *,
+    dip: bool = False,
+    background: bool = True,
+) -> Peak:
     """Fit a peak over a constant background.
 
     Readings that are no numbers are left out.
@@ -64,6 +90,8 @@ def fit_peak(position: ArrayLike, signal: ArrayLike, model: PeakModel = "gaussia
         `gaussian` or `lorentzian`.
     dip
         Look for a dip instead.
+    background
+        Whether there is a constant; without, it is zero.
 
     Raises
     ------
@@ -84,7 +112,8 @@ def fit_peak(position: ArrayLike, signal: ArrayLike, model: PeakModel = "gaussia
         )
     # Far from zero, or with steps far from one, the optimizer's own steps would be too coarse or too fine.
     middle = float(x[0] + x[-1]) / 2
-    best, r_squared = _fitted((x - middle) / step, (y - y.min()) / span, model)
+    level, scale = (float(y.min()), span) if background else (0.0, float(np.max(np.abs(y))))
+    best, r_squared = _fitted((x - middle) / step, (y - level) / scale, model, background=background)
     sign = -1.0 if dip else 1.0
     statistics = _statistics(x, y)
     top = int(np.argmax(y))
@@ -93,10 +122,10 @@ def fit_peak(position: ArrayLike, signal: ArrayLike, model: PeakModel = "gaussia
         center_error=best["center"][1] * step,
         fwhm=best["fwhm"][0] * step,
         fwhm_error=best["fwhm"][1] * step,
-        height=sign * best["height"][0] * span,
-        height_error=best["height"][1] * span,
-        background=sign * (best["c"][0] * span + float(y.min())),
-        background_error=best["c"][1] * span,
+        height=sign * best["height"][0] * scale,
+        height_error=best["height"][1] * scale,
+        background=sign * (best["c"][0] * scale + level),
+        background_error=best["c"][1] * scale,
         r_squared=r_squared,
         maximum=sign * float(y[top]),
         maximum_at=float(x[top]),
@@ -138,23 +167,27 @@ def peak_models() -> tuple[str, ...]:
 
 
 def _fitted(
-    x: NDArray[np.float64], y: NDArray[np.float64], model: PeakModel
+    x: NDArray[np.float64], y: NDArray[np.float64], model: PeakModel, *, background: bool
 ) -> tuple[dict[str, tuple[float, float]], float]:
-    """Fit readings between 0 and 1; return values with errors by parameter, and r²."""
+    """Fit readings of the order of one; return values with errors by parameter, and r²."""
     from lmfit import models  # takes a second to import, and a scan need not wait for it
 
     shape = (models.GaussianModel if model == "gaussian" else models.LorentzianModel)()
     parameters = shape.guess(y, x=x)
     spacing = float(np.min(np.diff(np.unique(x))))
-    parameters["center"].set(min=float(x[0]), max=float(x[-1]))
+    # Over no background a flank tells where the top is, also when that lies outside of the scan.
+    beyond = 0.0 if background else 1.0
+    parameters["center"].set(min=float(x[0]) - beyond, max=float(x[-1]) + beyond)
     parameters["sigma"].set(min=spacing / 10, max=4.0)
     composite = shape + models.ConstantModel()
-    parameters.add("c", value=float(np.median(y)))
+    parameters.add("c", value=float(np.median(y)) if background else 0.0, vary=background)
     result = composite.fit(y, parameters, x=x)
     best = {
         name: (float(result.params[name].value), _error(result.params[name].stderr))
         for name in ("center", "fwhm", "height", "c")
     }
+    if not background:
+        best["c"] = (0.0, 0.0)
     return best, float(result.rsquared)
 
 

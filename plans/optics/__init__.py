@@ -5,7 +5,6 @@ from plans.optics.delay import delay_ps, delay_scan, position_mm
 from plans.optics.half_wave_plate import HalfWavePlateFit, calibrate_half_wave_plate, fit_half_wave_plate
 from plans.optics.harmonics import HarmonicFit, fit_harmonics
 from plans.optics.imaging import image_scan
-from plans.optics.peak import PeakFit, fit_peak
 from plans.optics.power_hold import PowerOutOfReach, power_hold
 from plans.optics.wavelength import wavelength_scan
 
@@ -13,7 +12,6 @@ __all__ = [
     "AnisotropyFit",
     "HalfWavePlateFit",
     "HarmonicFit",
-    "PeakFit",
     "PowerOutOfReach",
     "calibrate_half_wave_plate",
     "delay_ps",
@@ -21,7 +19,6 @@ __all__ = [
     "fit_anisotropy",
     "fit_half_wave_plate",
     "fit_harmonics",
-    "fit_peak",
     "image_scan",
     "position_mm",
     "power_hold",

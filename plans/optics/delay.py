@@ -14,7 +14,7 @@ from event_model import DataKey
 from plans.checks import Arguments, run_metadata
 from plans.optics.columns import column_names, units_of
 from plans.optics.derived import WithDerived, step_with
-from plans.optics.peak import fit_peak
+from plans.peak import fit_peak
 from plans.results import Result, Row, RunEvents, with_results
 
 SPEED_OF_LIGHT_MM_PER_PS = 0.299792458
@@ -111,9 +111,9 @@ def delay_scan(
         rows: list[Row] = []
         for name in names:
             fit = fit_peak(delays, events.column(name))
-            centre = float(position_mm(fit.centre, zero_mm, passes))
-            error = float(position_mm(fit.centre_error, 0.0, passes))
-            rows.append({"signal": name, **fit.as_dict(), "centre_mm": centre, "centre_mm_error": error})
+            centre = float(position_mm(fit.center, zero_mm, passes))
+            error = float(position_mm(fit.center_error, 0.0, passes))
+            rows.append({**fit.gaussian_row(name), "centre_mm": centre, "centre_mm_error": error})
         units = units_of(events, names)
         signal = dict.fromkeys(("height", "background"), units)
         return Result("delay", rows, {"centre": "ps", "sigma": "ps", "centre_mm": "mm"} | signal)

@@ -13,7 +13,7 @@ from bluesky.utils import Msg
 from plans.checks import Arguments, position_column, run_metadata
 from plans.optics.columns import column_names, units_of
 from plans.optics.derived import read_event
-from plans.optics.peak import fit_peak
+from plans.peak import fit_peak
 from plans.results import Result, Row, RunEvents, with_results
 
 
@@ -94,9 +94,7 @@ def wavelength_scan(
     def analyse(events: RunEvents) -> Result:
         names = column_names(detectors)
         at = events.column(position_column(mover))
-        rows: list[Row] = [
-            {"signal": name, **fit_peak(at, events.column(name), background=False).as_dict()} for name in names
-        ]
+        rows: list[Row] = [fit_peak(at, events.column(name), background=False).gaussian_row(name) for name in names]
         signal = dict.fromkeys(("height", "background"), units_of(events, names))
         return Result("wavelength", rows, {"centre": "nm", "sigma": "nm"} | signal)
 

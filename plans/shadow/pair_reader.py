@@ -14,7 +14,7 @@ from typing import Any
 from bluesky.protocols import Readable, Status, Triggerable
 from bluesky.utils import maybe_await
 
-from coexistence import Connection, Rank
+from coexistence import Connection
 
 logger = logging.getLogger("plans.shadow")
 
@@ -219,6 +219,5 @@ def in_the_background(*devices: Any) -> Iterator[None]:
         for device in devices:
             connection = getattr(device, "connection", None)
             if isinstance(connection, Connection):
-                ranks.callback(setattr, connection, "rank", connection.rank)
-                connection.rank = Rank.BACKGROUND
+                ranks.enter_context(connection.in_the_background())
         yield

@@ -68,7 +68,7 @@ def test_a_position_that_leaves_its_limits_during_a_move_closes_the_shutter_and_
         yield from bps.close_run()
 
     limits = [(stage, -1, 10), (watched, -1, 900)]
-    with pytest.raises(LimitExceeded, match="stage is .*, allowed is -1 to 10. The shutter was closed.") as caught:
+    with pytest.raises(LimitExceeded, match=r"stage is .*, allowed is -1 to 10\. The shutter was closed\.") as caught:
         engine(laser_safe(plan(), shutter, positions=limits), lambda *document: documents.append(document))
     assert 10 < caught.value.value < 500
     assert shutter.get() is False
