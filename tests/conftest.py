@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -26,10 +27,57 @@ LONG_LIVED_THREADS = (
 SETTLING_TIME_S = 2.0
 
 
-def pytest_configure() -> None:
+# Files of tests/profiles whose tests use one catalog in turn, by group: a server costs ten seconds of processor time.
+SHARING_A_CATALOG = {
+    "commands": ("test_cli", "test_control", "test_run_plans", "test_shell"),
+    "sessions": (
+        "test_session",
+        "test_session_display",
+        "test_session_plans",
+        "test_session_shutdown",
+        "test_session_wire_loss",
+        "test_shadow_report",
+        "test_watch",
+        "test_wire_record",
+    ),
+}
+GROUP_OF_FILE = {f"tests/profiles/{name}.py": group for group, names in SHARING_A_CATALOG.items() for name in names}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Each worker collects all tests; one that comes later takes what another has compiled already, if that may keep it.
+    sys.dont_write_bytecode = False
+    # By default the files with the fewest tests come last, and those are the longest ones.
+    config.option.loadscopereorder = False
     # A suite started in the background of a script inherits that Ctrl-C is ignored, and so would its children.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _scope(nodeid: str) -> str:
+    file = nodeid.partition("::")[0]
+    return GROUP_OF_FILE.get(file, file)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left alone with one at the end."""
+    long = {_scope(item.nodeid) for item in items if item.get_closest_marker("server")}
+    # Stable, so that the tests of a file, and the files of a group, stay together.
+    items.sort(key=lambda item: (_scope(item.nodeid) not in SHARING_A_CATALOG, _scope(item.nodeid) not in long))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Keep on one worker what shares a catalog, beside what is in one file."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class SharedCatalogScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _scope(nodeid)
+
+    return SharedCatalogScheduling(config, log)
 
 
 def _is_long_lived(thread: threading.Thread) -> bool:
@@ -196,3 +244,26 @@ def wait_for() -> Callable[..., None]:
 def repository() -> Path:
     """Return the folder this clone lies in."""
     return Path(__file__).parent.parent
+
+
+@pytest.fixture
+def typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Return `typed(*arguments)`: does what `tandem` with these arguments does, without the seconds a process takes."""
+    from profiles.cli import main
+
+    def type_it(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        command = ["tandem", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+        assert isinstance(code, int)
+        printed, told = capsys.readouterr()
+        return subprocess.CompletedProcess(command, code, printed, told)
+
+    return type_it

@@ -1,8 +1,6 @@
 """Old configurations become new ones: by rule, with their comments, and never silently wrong."""
 
 import json
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -124,19 +122,20 @@ def test_an_instrument_the_check_refuses_needs_a_hand_and_the_others_are_convert
     assert [i.id for _, i in load_file(write(tmp_path, conversion.text, "new.toml")).instruments()] == ["power"]
 
 
-def test_the_command_writes_the_file_tells_what_it_did_and_overwrites_nothing(tmp_path: Path):
+def test_the_command_writes_the_file_tells_what_it_did_and_overwrites_nothing(typed, tmp_path: Path, monkeypatch):
     old = write(tmp_path, METER + 'units = 3\n[instruments.mock]\ntype = "mock"\n')
-    command = [sys.executable, "-c", "from profiles.cli import main; main()", "config", "migrate", str(old)]
-    done = subprocess.run([*command, "-o", "new.toml"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    monkeypatch.chdir(tmp_path)
+    command = ("config", "migrate", old)
+    done = typed(*command, "-o", "new.toml")
     assert (done.returncode, done.stdout) == (1, "")
     assert "converted with a remark: power -> power (Newport1830C)\n  - units = 3 left out: codes" in done.stderr
     assert "needs a hand: mock\n  - a mock is on no wire" in done.stderr
     assert done.stderr.endswith("1 of 2 instruments converted without a hand (50%); written to new.toml\n")
-    printed = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    printed = typed(*command, "--json")
     assert printed.stdout == (tmp_path / "new.toml").read_text()
     told = json.loads(printed.stderr.splitlines()[-1])
     assert (told["total"], told["without_a_hand"], told["instruments"][1]["outcome"]) == (2, 1, "needs a hand")
-    again = subprocess.run([*command, "-o", "new.toml"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    again = typed(*command, "-o", "new.toml")
     assert again.returncode == 1
     assert again.stderr == (
         "tandem: new.toml was not written: it is there already. Choose another name, or add --force.\n"

@@ -1,11 +1,13 @@
 """Cutover and rollback: one instrument changes generation in its file, and nothing else does."""
 
+import io
 import json
 import os
 import subprocess
 import sys
 import threading
 import tomllib
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -254,9 +256,9 @@ def test_what_cannot_change_says_why_and_nothing_is_written(
     assert bench.read_text() == BENCH + more
 
 
-def test_a_profile_of_the_project_is_never_changed(tmp_path: Path):
+def test_a_profile_of_the_project_is_never_changed(tandem, tmp_path: Path):
     before = find_configuration("sim").read_text()
-    done = tandem("config", "cutover", "power_v2", "sim", "--yes", folder=tmp_path)
+    done = tandem("config", "cutover", "power_v2", "sim", "--yes")
     assert done.returncode == 1
     assert done.stderr.endswith("comes with the project. Copy it, and switch the instrument in the copy.\n")
     assert find_configuration("sim").read_text() == before
@@ -282,14 +284,19 @@ def test_a_folder_nobody_can_write_to_leaves_the_file(bench: Path):
     assert bench.read_text() == BENCH
 
 
-def tandem(*arguments: object, folder: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-c", "from profiles.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False, stdin=subprocess.DEVNULL)
+@pytest.fixture
+def tandem(
+    typed: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Return `tandem(*arguments)`: typed in the test's folder by nobody who could be asked something."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    return typed
 
 
-def test_the_command_asks_for_evidence_and_tells_the_way_back(bench: Path, tmp_path: Path):
+def test_the_command_asks_for_evidence_and_tells_the_way_back(tandem, bench: Path, tmp_path: Path):
     bench.write_text(BENCH + TWIN)
-    done = tandem("config", "cutover", "power", "bench.toml", folder=tmp_path)
+    done = tandem("config", "cutover", "power", "bench.toml")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "power: no evidence: no shadow run of it was compared\n"
@@ -297,13 +304,13 @@ def test_the_command_asks_for_evidence_and_tells_the_way_back(bench: Path, tmp_p
     )
     assert bench.read_text() == BENCH + TWIN
     write_evidence(tmp_path / "tandem-data", GOOD)
-    done = tandem("config", "cutover", "power", "bench.toml", folder=tmp_path)
+    done = tandem("config", "cutover", "power", "bench.toml")
     assert done.returncode == 0
     assert done.stdout.startswith(
         "power is v4 now, its columns keep their names; power_shadow is its shadow in v2 now. Changed: "
     )
     assert f"The way back: tandem config rollback power {bench}" in done.stdout
-    done = tandem("config", "rollback", "power", "bench.toml", "--json", folder=tmp_path)
+    done = tandem("config", "rollback", "power", "bench.toml", "--json")
     told = json.loads(done.stdout)
     assert (told["instrument_id"], told["to_generation"], told["shadow"]) == ("power", "v2", "power_shadow")
 
@@ -362,9 +369,9 @@ def test_the_status_tells_what_is_left_its_evidence_and_its_end(bench: Path, tmp
     assert late["power"].days_left == -1
 
 
-def test_the_status_command_fails_when_a_removal_date_has_passed(bench: Path, tmp_path: Path):
+def test_the_status_command_fails_when_a_removal_date_has_passed(tandem, bench: Path, tmp_path: Path):
     bench.write_text(BENCH.replace('type = "Newport', 'removal_date = 2020-02-29\ntype = "Newport', 1))
-    done = tandem("config", "status", "bench.toml", folder=tmp_path)
+    done = tandem("config", "status", "bench.toml")
     assert done.returncode == 1
     assert done.stdout == (
         "power is still v2: Newport1830C, no shadow, to be gone by 2020-02-29, which has passed\n"

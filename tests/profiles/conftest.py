@@ -85,7 +85,7 @@ def used_port(silent_port: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def tandem(data_dir: Path) -> Callable[..., list[str]]:
+def tandem() -> Callable[..., list[str]]:
     """Return the command line of `tandem` with the given arguments, run by this interpreter."""
 
     def command(*arguments: object) -> list[str]:

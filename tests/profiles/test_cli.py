@@ -110,39 +110,39 @@ def test_help_comes_soon(tandem):
         assert f" {command} " in done.stdout
 
 
-def test_a_mistyped_command_is_told(tandem):
-    done = finished(tandem("dmeo"))
+def test_a_mistyped_command_is_told(typed):
+    done = typed("dmeo")
     assert done.returncode == 2
     assert "No such command 'dmeo'" in done.stderr
 
 
 @pytest.mark.parametrize(("profile", "instruments"), [("sim", 8), ("lab", 8)])
-def test_config_check_accepts_the_profiles_that_come_with_the_project(tandem, profile: str, instruments: int):
-    done = finished(tandem("config", "check", "--no-hardware", profile))
+def test_config_check_accepts_the_profiles_that_come_with_the_project(typed, profile: str, instruments: int):
+    done = typed("config", "check", "--no-hardware", profile)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{profile}: nothing is wrong; {instruments} instruments\n"
 
 
-def test_config_check_tells_all_problems_to_people_and_to_programs(tandem, tmp_path: Path):
+def test_config_check_tells_all_problems_to_people_and_to_programs(typed, tmp_path: Path):
     config = tmp_path / "config.toml"
     config.write_text('[[v2.instruments]]\nid = "a"\ntype = "Newport1830"\nserial_port = "/dev/a"\n[bench]\n')
-    done = finished(tandem("config", "check", config))
+    done = typed("config", "check", config)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         f"Unknown type 'Newport1830' of instrument 'a' / did you mean 'Newport1830C'? / {config}:3",
         f"Unknown section [bench] / known are: application, v2, v4, catalog, simulation / {config}:5",
     ]
-    done = finished(tandem("config", "check", "--json", config))
+    done = typed("config", "check", "--json", config)
     report = json.loads(done.stdout)
     assert (done.returncode, report["ok"], len(report["problems"])) == (1, False, 2)
     assert report["problems"][0]["location"] == f"{config}:3"
 
 
-def test_config_check_looks_for_the_ports(tandem, tmp_path: Path):
+def test_config_check_looks_for_the_ports(typed, tmp_path: Path):
     config = tmp_path / "config.toml"
     config.write_text('[[v2.instruments]]\nid = "a"\ntype = "Newport1830C"\nserial_port = "/dev/no-such-port"\n')
-    assert finished(tandem("config", "check", "--no-hardware", config)).returncode == 0
-    done = finished(tandem("config", "check", config))
+    assert typed("config", "check", "--no-hardware", config).returncode == 0
+    done = typed("config", "check", config)
     assert done.returncode == 1
     assert "Serial port '/dev/no-such-port' of instrument 'a' does not exist" in done.stderr
 
@@ -176,13 +176,14 @@ def test_the_lab_template_scans_without_its_hardware(tandem, data_dir: Path, tmp
 
 
 @pytest.mark.server
-def test_a_plan_runs_from_the_command_line_and_is_listed(tandem, data_dir: Path, capsys):
-    done = finished(tandem("run", "malus", "-s", "--power", "power_v4", "--num", "6", "--json", "--data-dir", data_dir))
+def test_a_plan_runs_from_the_command_line_and_is_listed(tandem, typed, data_dir: Path, capsys):
+    line = tandem("run", "malus", "-s", "--power", "power_v4", "--num", "6", "--json", "--data-dir", data_dir)
+    done = finished(line, env=FAST)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["points"] == 6
     assert [row["signal"] for row in result["results"]["malus"]] == ["power_v4_power"]
-    shown = json.loads(finished(tandem("runs", "-1", "--json", "--data-dir", data_dir)).stdout)
+    shown = json.loads(typed("runs", "-1", "--json", "--data-dir", data_dir).stdout)
     assert shown["start"]["uid"] == result["run_uid"]
     assert list_runs(data_dir, 1, json_output=True) == 0
     (listed,) = json.loads(capsys.readouterr().out)
@@ -192,17 +193,17 @@ def test_a_plan_runs_from_the_command_line_and_is_listed(tandem, data_dir: Path,
 def test_a_script_has_the_sessions_names_and_its_own_arguments(tandem, data_dir: Path, tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text("import sys\nprint(RE.state, devices.hwp is hwp, session.data_dir, sys.argv[1:])\n")
-    done = finished(tandem("run", "--simulate", "--data-dir", data_dir, script, "--", "a", "-b"))
+    done = finished(tandem("run", "--simulate", "--data-dir", data_dir, script, "--", "a", "-b"), env=FAST)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"idle True {data_dir} ['a', '-b']\n"
 
 
-def test_what_the_user_can_mend_is_told_without_a_traceback(tandem, tmp_path: Path):
-    done = finished(tandem("runs", "--data-dir", tmp_path / "none"))
+def test_what_the_user_can_mend_is_told_without_a_traceback(typed, tmp_path: Path):
+    done = typed("runs", "--data-dir", tmp_path / "none")
     assert done.returncode == 1
     assert done.stderr.startswith("tandem: There is no catalog in ")
     assert "Traceback" not in done.stderr
-    done = finished(tandem("run", "nothing"))
+    done = typed("run", "nothing")
     told = " ".join(done.stderr.replace("│", "").split())
     assert "'nothing' is neither a Python file nor a plan; the plans are: scan, nd_scan," in told
 

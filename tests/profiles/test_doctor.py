@@ -3,7 +3,6 @@
 import grp
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -170,8 +169,8 @@ def test_the_report_is_for_people_and_for_programs(
     assert lines[-1] == "1 of these keep something from working."
 
 
-def test_nothing_is_a_problem_here(tmp_path: Path):
-    command = [sys.executable, "-c", "from profiles.cli import main; main()", "doctor", "--data-dir", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
+def test_nothing_is_a_problem_here(typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    done = typed("doctor", "--data-dir", tmp_path)
     assert done.stdout.endswith("Nothing keeps a session from working.\n")
     assert (done.returncode, done.stderr) == (0, "")

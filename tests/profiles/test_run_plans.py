@@ -216,13 +216,13 @@ def test_a_plan_runs_from_the_command_line_and_its_script_repeats_it(
         assert second[key] == first[key]
 
 
-def test_a_wrong_name_or_option_is_told_before_anything_is_opened(tandem, tmp_path: Path):
+def test_a_wrong_name_or_option_is_told_before_anything_is_opened(typed, tmp_path: Path):
     bench = tmp_path / "bench.toml"
     bench.write_text(BENCH)
-    line = tandem("run", "scan", "-c", bench, "--detectors", "pwer_v2", "--motor", "hwp", "--start", "0", "--stop", "1")
-    done = subprocess.run([*line, "--num", "3"], capture_output=True, text=True, timeout=60, check=False)
+    line = ("run", "scan", "-c", bench, "--detectors", "pwer_v2", "--motor", "hwp", "--start", "0", "--stop", "1")
+    done = typed(*line, "--num", "3")
     assert done.returncode == 1
     assert "tandem: no device is called 'pwer_v2'; did you mean 'power_v2'" in done.stderr
-    done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+    done = typed(*line)
     assert done.returncode == 2
     assert "Missing option '--num'" in done.stderr

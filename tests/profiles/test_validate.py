@@ -150,7 +150,9 @@ def test_a_silent_instrument_and_one_of_another_model_leave_the_others_alone(
     assert 0 < exchange["duration"] < 1
 
 
-def test_entries_that_are_one_instrument_are_asked_once(tandem: Callable[..., list[str]], tmp_path: Path):
+def test_entries_that_are_one_instrument_are_asked_once(
+    typed: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     entry = '[[{}.instruments]]\nid = "{}"\ntype = "{}"\nserial_port = "/dev/{}"\n'
     (tmp_path / "bench.toml").write_text(
         entry.format("v2", "power_v2", "Newport1830C", "ttyUSB0")
@@ -160,8 +162,8 @@ def test_entries_that_are_one_instrument_are_asked_once(tandem: Callable[..., li
             for name, address in (("hwp", "2"), ("polarizer", "3"))
         )
     )
-    command = tandem("validate", "bench.toml", "--simulate", "--readings", "1", "--json")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    done = typed("validate", "bench.toml", "--simulate", "--readings", "1", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert [instrument["ids"] for instrument in report["instruments"]] == [

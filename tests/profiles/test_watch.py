@@ -18,7 +18,7 @@ METER = {"type": "Newport1830C", "serial_port": "/dev/ttyUSB0"}
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory):
+def session(data_dir):
     config = DualConfig.from_mapping(
         {
             "simulation": {"time_scale": 0.1},
@@ -26,7 +26,7 @@ def session(tmp_path_factory):
             "v4": {"instruments": [{"id": "power_v4", **METER}]},
         }
     )
-    with Session.open(config, simulate=True, data_dir=tmp_path_factory.mktemp("data"), strict=True) as session:
+    with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
         yield session
 
 
