@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from coexistence.arbiter import Rank
@@ -45,7 +46,9 @@ class Connection:
         rank: Rank = Rank.NORMAL,
     ) -> None:
         self.owner = owner
-        self.rank = rank
+        self._own_rank = rank
+        self._background_blocks = 0
+        self._ranking = threading.Lock()
         self.timeout = timeout
         self._opening = threading.Lock()
         if isinstance(wire, Channel):
@@ -73,6 +76,26 @@ class Connection:
     def _is_open(self) -> bool:
         """Whether there is a wire to use; one that was given opened is used as it is."""
         return self._channel is not None and (self._source is None or not self._channel.wire.closed)
+
+    @property
+    def rank(self) -> Rank:
+        """What requests of normal rank are done with now."""
+        return Rank.BACKGROUND if self._background_blocks else self._own_rank
+
+    @rank.setter
+    def rank(self, rank: Rank) -> None:
+        self._own_rank = rank
+
+    @contextmanager
+    def in_the_background(self) -> Iterator[None]:
+        """Let requests of normal rank wait for everybody else's while the block goes on; blocks may overlap."""
+        with self._ranking:
+            self._background_blocks += 1
+        try:
+            yield
+        finally:
+            with self._ranking:
+                self._background_blocks -= 1
 
     def _rank(self, asked: Rank) -> Rank:
         return self.rank if asked is Rank.NORMAL else asked

@@ -20,6 +20,7 @@ from ophyd import Component, Device, Kind, Signal
 from ophyd.signal import UNSET_VALUE
 from ophyd.status import DeviceStatus
 
+from coexistence import Connection
 from devices.data_keys import field_data_key, source, value_data_key
 from devices.protocols.conversation import Stamped
 from devices.protocols.field import Field
@@ -230,6 +231,12 @@ class LegacyDevice(Device):
         self._driver_lock = threading.RLock()
         self._settings_known = False
         super().__init__("", name=name, parent=parent, **kwargs)
+
+    @property
+    def connection(self) -> Connection | None:
+        """The owner's face of the driver's wire, as v4 devices have it; None for drivers from elsewhere."""
+        connection = getattr(self.driver, "connection", None)
+        return connection if isinstance(connection, Connection) else None
 
     @contextlib.contextmanager
     def exclusive(self, grace_s: float | None = None) -> Iterator[None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bluesky.utils import maybe_await
 
-from coexistence import Connection, Rank
+from coexistence import Connection
 from coexistence.config import Generation
 from profiles.bridge.bridge import MeasurementBridge
 from profiles.bridge.measurement import FrameReference, UnifiedMeasurement
@@ -212,17 +212,9 @@ def _measured_every(device: Any, period_s: float, unless: Callable[[], bool]) ->
     return end
 
 
-@contextlib.contextmanager
-def _in_the_background(device: Any) -> Iterator[None]:
+def _in_the_background(device: Any) -> contextlib.AbstractContextManager[None]:
     connection = getattr(device, "connection", None)
-    if not isinstance(connection, Connection):
-        yield
-        return
-    rank, connection.rank = connection.rank, Rank.BACKGROUND
-    try:
-        yield
-    finally:
-        connection.rank = rank
+    return connection.in_the_background() if isinstance(connection, Connection) else contextlib.nullcontext()
 
 
 def _watch_ophyd_async(
