@@ -31,6 +31,7 @@ SETTLING_TIME_S = 2.0
 SHARING_A_CATALOG = {
     "commands": ("test_cli", "test_control", "test_run_plans", "test_shell"),
     "sessions": (
+        "test_camera_images",
         "test_session",
         "test_session_display",
         "test_session_plans",
@@ -60,8 +61,15 @@ def _scope(nodeid: str) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker is left alone with one at the end."""
+    """Begin with the files that take longest, so that no worker is left alone with one at the end.
+
+    Tests of one server get time for its start.
+    """
     long = {_scope(item.nodeid) for item in items if item.get_closest_marker("server")}
+    for item in items:
+        # The first one waits for the server too, which has taken 44 s to start on a busy machine.
+        if "data_dir" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(180))
     # Stable, so that the tests of a file, and the files of a group, stay together.
     items.sort(key=lambda item: (_scope(item.nodeid) not in SHARING_A_CATALOG, _scope(item.nodeid) not in long))
 

@@ -37,7 +37,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     directory = tmp_path_factory.mktemp("profiles") / "data"
     with SessionLease(directory) as lease:
         start_daemon_if_missing(lease.directory)
-        wait_for_server(lease.directory, timeout=60)
+        wait_for_server(lease.directory, timeout=150)
         yield directory
     shut_down(directory, timeout=60)
 

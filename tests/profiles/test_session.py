@@ -53,6 +53,12 @@ def events_of(documents: list[tuple[str, dict]], stream: str = "primary") -> lis
     return [document for name, document in documents if name == "event" and document["descriptor"] in descriptors]
 
 
+@pytest.fixture(autouse=True)
+def fast_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the lines and motors of the profiles sim and lab five times faster than real ones."""
+    monkeypatch.setenv("TANDEM__SIMULATION__TIME_SCALE", "0.2")
+
+
 @pytest.mark.server
 def test_both_generations_on_one_wire_give_one_event_and_one_run_in_the_catalog(data_dir: Path):
     with Session.open("sim", simulate=True, data_dir=data_dir, strict=True) as session:
