@@ -6,6 +6,7 @@ bluesky's own magics bring a RunEngine and an event loop of their own, and show 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -33,6 +34,8 @@ logger = logging.getLogger("profiles.magics")
 
 ANSWER_TIMEOUT_S = 5.0
 LISTED_RUNS = 10
+PATIENCE_S = 1.0
+"""After how long a user is told what is waited for."""
 
 
 @magics_class
@@ -95,7 +98,14 @@ class SessionMagics(Magics):
         number = line.strip() or str(LISTED_RUNS)
         if not number.isdigit() or not int(number):
             raise UsageError(f"give the number of runs to list, as in %runs 30, not {number!r}")
-        list_runs(self._session.data_dir, int(number), catalog=self._session.catalog)
+        waiting = threading.Timer(PATIENCE_S, print, ["The catalog's server is still starting; the runs follow."])
+        waiting.daemon = True
+        waiting.start()
+        try:
+            runs = self._session.catalog
+        finally:
+            waiting.cancel()
+        list_runs(self._session.data_dir, int(number), catalog=runs)
 
     def _chosen(self, line: str) -> dict[str, Any]:
         return {name: self._part(name) for name in line.split()}

@@ -264,9 +264,22 @@ class Session:
         """Have `listener(id, device)` called, on any thread, for each device that connects or is replaced later."""
         self._device_listeners.append(listener)
 
-    def exit_on_sigterm(self) -> None:
-        """Let SIGTERM end the program as Ctrl-C ends a script: the session is closed in order. Main thread only."""
-        self._clean_up(exit_on_sigterm(lambda: not self._closed))
+    def exit_on_sigterm(self, leave: Callable[[], object] = lambda: None) -> None:
+        """Let SIGTERM end the program as Ctrl-C ends a script: the session is closed in order. Main thread only.
+
+        Parameters
+        ----------
+        leave
+            Called at the signal, for a prompt that outlives a `SystemExit`; it may take no lock.
+        """
+
+        def may_exit() -> bool:
+            if self._closed:
+                return False
+            leave()
+            return True
+
+        self._clean_up(exit_on_sigterm(may_exit))
 
     def stop(self, timeout: float | None = None) -> None:
         """End the session: abort what runs, stop v4, then v2, close the wires, the journal and the simulators.

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from coexistence.runtime.termination import EXIT_CODE
 from profiles.console import say
 from profiles.prompt_names import PARTS, PLAN_MODULES, plan_names, prompt_names
 from profiles.session import Session
@@ -34,16 +35,26 @@ def start_shell(config: str | Sequence[str], *, simulate: bool, data_dir: Path |
     """
     say(Console(), "Opening the session ...")
     prompt = Prompt.open(config, simulate=simulate, data_dir=data_dir)
+    shells: list[Any] = []
+    terminated = False
+
+    def leave() -> None:
+        nonlocal terminated
+        terminated = True
+        for shell in shells:
+            shell.ask_exit()  # IPython goes on after a SystemExit in a cell
+
     with prompt.session:
-        prompt.session.exit_on_sigterm()
+        prompt.session.exit_on_sigterm(leave)
         from IPython.terminal.ipapp import TerminalIPythonApp
 
         app = TerminalIPythonApp.instance(display_banner=False)
         app.initialize(argv=[])
         prompt.equip(app.shell)
         prompt.print_banner()
+        shells.append(app.shell)
         app.start()
-    return 0
+    return EXIT_CODE if terminated else 0
 
 
 @dataclass

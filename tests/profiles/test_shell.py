@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.timeout(120)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]")
 
 LEAVING_S = 30  # a prompt is left in under 3 s; a busy machine may take longer
+
+ROTATOR = "[[v4.instruments]]\nid = 'turn'\ntype = 'Elliptec'\nserial_port = '/dev/a'\naddress = '3'\n"
 
 LATE = """
 import time
@@ -225,6 +228,23 @@ def test_ctrl_c_at_the_prompt_pauses_and_leaving_aborts(shell: Shell):
     assert "'paused'" in shell.type("str(RE.state)")
     assert shell.leave() < LEAVING_S
     assert shell.process.exitstatus == 0
+
+
+@pytest.mark.server
+def test_sigterm_ends_a_prompt_in_mid_plan(data_dir: Path, tmp_path: Path):
+    bench = tmp_path / "bench.toml"
+    bench.write_text(f"[catalog]\ndirectory = '{data_dir}'\n[simulation]\nalways = true\n{ROTATOR}")
+    shell = Shell(tandem_shell("-c", bench), tmp_path / "home")
+    try:
+        shell.process.sendline("print('go'); RE(bps.sleep(60))")
+        shell.process.expect("\ngo")
+        time.sleep(0.3)
+        shell.process.kill(signal.SIGTERM)
+        shell.process.expect(pexpect.EOF)
+        shell.process.close()
+        assert shell.process.exitstatus == 143
+    finally:
+        shell.process.close(force=True)
 
 
 def test_the_prompt_waits_for_nobody_and_other_shells_have_the_same(data_dir: Path, tmp_path: Path):
