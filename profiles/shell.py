@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +54,10 @@ def start_shell(config: str | Sequence[str], *, simulate: bool, data_dir: Path |
         prompt.equip(app.shell)
         prompt.print_banner()
         shells.append(app.shell)
+        # Leaving collects garbage several times, and looking through all that was imported takes a second each time.
+        gc.freeze()
         app.start()
+    gc.freeze()
     return EXIT_CODE if terminated else 0
 
 
