@@ -122,15 +122,22 @@ def test_three_rotators_move_at_once(bench, engine, rotator, slow):
     for address in "23A":
         slow(address, 8)
     moving = [rotator("v4", "2", "a"), rotator("v4", "3", "b"), rotator("v2", "A", "c")]
-    started = time.monotonic()
-    engine(bps.mv(moving[0], 90))
-    longest = time.monotonic() - started
-    engine(bps.mv(moving[0], 0))
-    started = time.monotonic()
-    engine(bps.mv(moving[0], 90, moving[1], 80, moving[2], 70))
-    assert time.monotonic() - started < 1.15 * longest + 0.1
-    for address, target in (("2", 90), ("3", 80), ("A", 70)):
-        assert truth(bench, address)["position_deg"] == pytest.approx(target, abs=0.1)
+
+    def took(*moves):
+        started = time.monotonic()
+        engine(bps.mv(*moves))
+        return time.monotonic() - started
+
+    for _ in range(3):  # what else this machine does can only make the three slower
+        longest = took(moving[0], 90)
+        took(moving[0], 0)
+        together = took(moving[0], 90, moving[1], 80, moving[2], 70)
+        for address, target in (("2", 90), ("3", 80), ("A", 70)):
+            assert truth(bench, address)["position_deg"] == pytest.approx(target, abs=0.1)
+        if together <= 1.15 * longest:
+            break
+        took(moving[0], 0, moving[1], 0, moving[2], 0)
+    assert together <= 1.15 * longest
 
 
 def test_stop_with_success_ends_the_move_where_it_is(bench, engine, rotator, slow, generation):
