@@ -23,7 +23,7 @@ from catalog.encoding import decode, encode
 from catalog.verify import compare_run
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout: float = 90.0) -> Any:
     """Return the first true value of a condition."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -136,6 +136,6 @@ class MeasuringSession:
         os.kill(self.process.pid, signal.SIGKILL)
         self.finish()
 
-    def finish(self, timeout: float = 30.0) -> None:
+    def finish(self, timeout: float = 90.0) -> None:
         self.process.wait(timeout)
         self._reader.join(timeout)

@@ -56,7 +56,7 @@ def record(RE, served, plan, **metadata):
         (uid,) = RE(plan, **metadata)
     finally:
         RE.unsubscribe(token)
-    served.wait_delivered(uid)
+    served.wait_delivered(uid, timeout=90.0)
     return uid
 
 

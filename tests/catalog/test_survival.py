@@ -71,7 +71,7 @@ def test_the_server_is_killed_and_then_the_daemon_and_the_session_at_once(served
         state = CatalogState.read(served.directory)
         return state if state is not None and state.phase == "ready" and state.server_pid != first.server_pid else None
 
-    second = wait_until(started_anew, "another server", 60.0)
+    second = wait_until(started_anew, "another server")
     assert second.daemon_pid == first.daemon_pid
     assert second.url == first.url  # who had it open goes on
     wait_partly_delivered(served, session.uid)
@@ -79,7 +79,7 @@ def test_the_server_is_killed_and_then_the_daemon_and_the_session_at_once(served
     for pid in (second.daemon_pid, session.process.pid):
         os.kill(pid, signal.SIGKILL)
     session.finish()
-    wait_until(lambda: not alive(second.server_pid), "the server to end with its daemon", 10.0)
+    wait_until(lambda: not alive(second.server_pid), "the server to end with its daemon")
     assert_all_there(served, session.uid, session.emitted)
     assert state_of(served).daemon_pid != second.daemon_pid
 
@@ -154,12 +154,12 @@ def test_two_sessions_and_their_readers_do_not_disturb_each_other(served, measur
         # Nothing tells a stopped process from a slow one but that it lives.
         os.kill(lasting.process.pid, signal.SIGSTOP)
         short = measuring(served.directory.root, events=10)
-        short.finish(60.0)
+        short.finish()
         assert_all_there(served, short.uid, short.emitted)
         wait_until(lambda: lasting.uid in served.catalog(), "the other run")
         assert "stop" not in served.catalog()[lasting.uid].metadata
         os.kill(lasting.process.pid, signal.SIGCONT)
-        lasting.finish(60.0)
+        lasting.finish()
         assert_all_there(served, lasting.uid, lasting.emitted)
     finally:
         stop.set()
@@ -214,7 +214,7 @@ def test_the_life_of_a_catalog(RE, data_dir, det):
     assert alive(kept.daemon_pid)
     assert leases_held(session.directory) == 0
     assert shut_down(data_dir, timeout=60.0) is True
-    wait_until(lambda: not alive(kept.daemon_pid), "the daemon's process to end", 20.0)
+    wait_until(lambda: not alive(kept.daemon_pid), "the daemon's process to end")
     assert not alive(kept.server_pid)
     assert not session.directory.state_file.exists()
     assert not daemon_runs(session.directory)
@@ -230,7 +230,7 @@ def test_a_server_that_cannot_start_is_reported_with_its_log(data_dir):
             session.catalog(wait=50.0)
         assert "file is not a database" in caught.value.log
         assert "Restore it from a backup, or move the server folder away" in str(caught.value)
-        wait_until(lambda: told, "the user to be told", 5.0)
+        wait_until(lambda: told, "the user to be told")
         assert str(told[0]).startswith("The catalog's server does not start. The server ended with status 1.")
         session.close(wait_delivered=30.0)
     assert len(told) == 1
