@@ -31,8 +31,17 @@ def _annotated(function: Any) -> Callable[..., Any]:
     copy.__kwdefaults__ = function.__kwdefaults__
     copy.__doc__, copy.__module__ = function.__doc__, function.__module__
     hints = typing.get_type_hints(function)
-    copy.__annotations__ = {name: _known(hint) for name, hint in hints.items() if name != "return"}
+    # Names of devices inside of rows are found by the server only where a parameter has no annotation at all.
+    copy.__annotations__ = {
+        name: _known(hint) for name, hint in hints.items() if name != "return" and not _has_rows(hint)
+    }
     return copy
+
+
+def _has_rows(hint: Any) -> bool:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    is_list = isinstance(origin, type) and issubclass(origin, Sequence) and origin is not tuple
+    return is_list and typing.get_origin(inner[0]) is tuple
 
 
 def _known(hint: Any) -> Any:
@@ -46,7 +55,7 @@ def _known(hint: Any) -> Any:
     if isinstance(origin, type) and issubclass(origin, Sequence) and origin is not tuple:
         item: Any = _known(inner[0])
         listed: Any = typing.Sequence
-        return listed[Any if typing.get_origin(item) is tuple else item]
+        return listed[item]
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return typing.Mapping[str, Any]
     return hint
