@@ -1,14 +1,17 @@
 """A calibrated half-wave plate as a positioner of power, and holding a power with it."""
 
+from types import SimpleNamespace
+
 import bluesky.plan_stubs as bps
 import pytest
+import xarray
 from bluesky.utils import FailedStatus
 
 from devices.power_calibration import CalibrationUnusable, PowerCalibration
 from devices.protocols.errors import ValueRefused
 from plans.checks import PlanArgumentError
 from plans.optics import PowerOutOfReach, calibrate_half_wave_plate, power_hold
-from profiles.power import power_positioner
+from profiles.power import calibration_from_run, power_positioner
 
 POLARIZER = 12.7
 columns = {}
@@ -106,3 +109,25 @@ def test_calibrations_that_are_none_are_refused(tmp_path):
         PowerCalibration.load(tmp_path / "x.json")
     with pytest.raises(CalibrationUnusable, match="x2"):
         PowerCalibration.load(tmp_path / "x2.json")
+
+
+class StoredRun(dict):
+    """A run as the catalog gives it: streams by name, each read as a dataset."""
+
+    def __init__(self, **streams):
+        super().__init__({name: SimpleNamespace(read=lambda data=data: data) for name, data in streams.items()})
+        self.metadata = {"start": {"uid": "0123-run"}}
+
+
+def test_a_calibration_is_read_from_the_run_that_stored_it():
+    columns = {"signal": ["a_power", "b_power"], "angle": [8.3, 9.3], "amplitude": [1e-3, 2e-3], "offset": [1e-6, 2e-6]}
+    result = xarray.Dataset({name: ("time", values) for name, values in columns.items()})
+    run = StoredRun(primary=xarray.Dataset(), result_half_wave_plate=result)
+    found = calibration_from_run(run, "b_power")
+    assert (found.angle_deg, found.amplitude, found.offset) == (9.3, 2e-3, 2e-6)
+    assert (found.signal, found.run_uid) == ("b_power", "0123-run")
+    for signal in (None, "c_power"):
+        with pytest.raises(CalibrationUnusable, match=r"0123-run: give one signal of a_power, b_power, not"):
+            calibration_from_run(run, signal)
+    with pytest.raises(CalibrationUnusable, match="the run has no stream result_half_wave_plate"):
+        calibration_from_run(StoredRun(primary=xarray.Dataset()))
