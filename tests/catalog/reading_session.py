@@ -21,7 +21,8 @@ failures = []
 def read(which):
     try:
         catalog = open_catalog(data_dir, wait=60.0)
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")  # in one piece, which print would not
+        sys.stdout.flush()
         seen = {}
         while not stop.exists():
             for uid in list(catalog)[-2:]:
