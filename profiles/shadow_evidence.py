@@ -67,6 +67,8 @@ class ShadowedInstrument:
     signals: dict[str, Signal] = field(default_factory=dict)
     runs: list[str] = field(default_factory=list)
     latest: float = 0.0
+    simulated: bool = False
+    """Whether some of the runs were made on simulated instruments."""
 
     @property
     def twin_generation(self) -> Generation:
@@ -179,6 +181,7 @@ def evidence_of(instrument: ShadowedInstrument, comparisons: list[Comparison]) -
         needed=scarcest.needed if scarcest else None,
         runs=tuple(instrument.runs),
         time=time.time(),
+        simulated=instrument.simulated,
         signals=signals,
     )
 
@@ -240,11 +243,13 @@ def _signals_of(
         ]
         if not columns:
             continue
-        generation = start.get("instruments", {}).get(original, {}).get("generation", "v2")
+        facts = start.get("instruments", {}).get(original, {})
+        generation = facts.get("generation", "v2")
         instrument = found.setdefault(
             (original, twin, generation), ShadowedInstrument(original, twin, cast(Generation, generation))
         )
         instrument.latest = max(instrument.latest, start["time"])
+        instrument.simulated |= bool(facts.get("simulated"))
         if start["uid"] not in instrument.runs:
             instrument.runs.append(start["uid"])
         for column, twin_column in columns:

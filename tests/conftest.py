@@ -46,8 +46,6 @@ GROUP_OF_FILE = {f"tests/profiles/{name}.py": group for group, names in SHARING_
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Each worker collects all tests; one that comes later takes what another has compiled already, if that may keep it.
-    sys.dont_write_bytecode = False
     # By default the files with the fewest tests come last, and those are the longest ones.
     config.option.loadscopereorder = False
     # A suite started in the background of a script inherits that Ctrl-C is ignored, and so would its children.

@@ -16,6 +16,7 @@ instrument the experiment uses, not its shadow. The file is one JSON object:
  "needed": 200,
  "runs": ["59949a74-6f73-4e1d-a5f6-548671b439fc"],
  "time": 1773312000.0,
+ "simulated": false,
  "signals": {
   "power": {"verdict": "equivalent", "reason": "", "n": 240, "needed": 200, "tolerance": 1e-06, "units": "W"}
  }
@@ -80,6 +81,8 @@ class Evidence(BaseModel):
     """Uids of the runs the comparison is based on."""
     time: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """When the report was made, in s since 1970; None when there is none."""
+    simulated: bool = False
+    """Whether some of the runs were made on simulated instruments."""
     signals: dict[str, SignalEvidence] = Field(default_factory=dict)
     """By the name of the signal without the instrument's id: `power` of `power_power`; `""` for a column that has the
     id as its name."""
@@ -101,7 +104,8 @@ class Evidence(BaseModel):
         }
         assert self.time is not None
         count = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
-        return f"{words[self.verdict]} in {count}, {datetime.fromtimestamp(self.time):%Y-%m-%d %H:%M}"
+        kind = ", simulated" if self.simulated else ""
+        return f"{words[self.verdict]} in {count}{kind}, {datetime.fromtimestamp(self.time):%Y-%m-%d %H:%M}"
 
 
 def evidence_path(data_dir: str | os.PathLike[str], instrument_id: str) -> Path:
