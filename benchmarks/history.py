@@ -204,8 +204,14 @@ def measured(catalog: Any, runs: int) -> dict[str, Any]:
             found = ask()
             times.append(time.perf_counter() - began)
         rest = statistics.median(times[1:])
-        results[name] = {"first_s": round(times[0], 4), "median_s": round(rest, 4), "best_s": round(min(times), 4), "found": found}
-        print(f"{runs:>7}  {name:<26} {times[0]:8.3f} {rest:8.3f} {min(times):8.3f} s  {found}", file=sys.stderr, flush=True)
+        results[name] = {
+            "first_s": round(times[0], 4),
+            "median_s": round(rest, 4),
+            "best_s": round(min(times), 4),
+            "found": found,
+        }
+        line = f"{runs:>7}  {name:<26} {times[0]:8.3f} {rest:8.3f} {min(times):8.3f} s  {found}"
+        print(line, file=sys.stderr, flush=True)
     return results
 
 

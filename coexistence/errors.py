@@ -51,7 +51,7 @@ def checked(*problems: Problem) -> None:
 
 
 def _seconds(value: float) -> str:
-    return f"{value:.3g} s"
+    return f"{value:.3g} s" if value >= 0.001 else f"{value:.3f} s"  # not 4e-05 s
 
 
 def _queue_text(queue: Sequence[str]) -> str:

@@ -230,12 +230,13 @@ class PtyInstrument(Instrument):
         with self._write_lock:
             master, self._descriptor = self._descriptor, -1
             slave, self._slave = self._slave, -1
-            if master >= 0:
-                self._let_go_of(master)
-                with contextlib.suppress(OSError, AttributeError):
-                    fcntl.ioctl(slave, termios.TIOCNXCL)
-                os.close(slave)
-                os.close(master)
+        if master >= 0:
+            # Without the lock: the instrument may be about to say something, and then waits for it.
+            self._let_go_of(master)
+            with contextlib.suppress(OSError, AttributeError):
+                fcntl.ioctl(slave, termios.TIOCNXCL)
+            os.close(slave)
+            os.close(master)
 
     def _let_go_of(self, master: int) -> None:
         """A pty lives until nobody waits for it any more."""

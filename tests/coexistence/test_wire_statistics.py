@@ -85,8 +85,12 @@ def test_loss_and_return_are_logged_with_structured_fields(port, instrument, cap
     instrument.kill()
     instrument.plug_in()
     port.query(b"Q1?\n", owner="meter", timeout=5.0)
-    events = {record.event: record for record in caplog.records if hasattr(record, "event")}
-    assert set(events) == {"lost", "back"}
+
+    def events_told() -> dict:
+        return {record.event: record for record in caplog.records if hasattr(record, "event")}
+
+    wait_for(lambda: set(events_told()) == {"lost", "back"})
+    events = events_told()
     assert events["lost"].wire == events["back"].wire == port.path
     assert events["lost"].levelno == logging.WARNING
     instrument.silent = True

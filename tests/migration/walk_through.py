@@ -53,24 +53,26 @@ def do(step: Step) -> list[str]:
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         if step.kind == "python":
             exec(compile(step.text, "page", "exec"), {"__name__": "page"})
+            code: object = 0
         else:
-            _type(step.text)
+            code = _type(step.text)
+    assert not code, f"{step.text} ended with {code}\n{output.getvalue()}"
     return output.getvalue().splitlines()
 
 
-def _type(command: str) -> None:
+def _type(command: str) -> object:
+    """Type a command of the page; return its exit code."""
     program, *arguments = shlex.split(command)
     if program == "cat":
         print(Path(arguments[0]).read_text(), end="")
-        return
+        return 0
     assert program == "tandem", command
     with mock.patch.object(sys, "argv", [program, *arguments]):
-        code: object = 0
         try:
             main()
         except SystemExit as end:
-            code = end.code
-        assert not code, f"{command} ended with {code}"
+            return end.code
+        return 0
 
 
 def missing_lines(step: Step, came: list[str]) -> list[str]:
