@@ -127,8 +127,9 @@ class MaiTai(LineInstrument):
 
     def execute(self, channel: Channel, line: bytes) -> None:
         """Do one command; a parameter is separated by a space."""
-        words = line.decode("latin-1").split(maxsplit=1)
-        header, value = words[0].upper().removeprefix(":"), words[1].strip() if len(words) > 1 else ""
+        # Only a space separates: Python takes some control characters for white space as well.
+        header, _, value = line.decode("latin-1").strip(" \t").partition(" ")
+        header, value = header.upper().removeprefix(":"), value.strip(" \t")
         command = self._commands.get(header)
         if error := self.faults.take("error"):
             self._errors.append(int(error.parameters.get("code", -310)))

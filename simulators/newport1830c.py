@@ -118,7 +118,7 @@ class Newport1830C(LineInstrument):
             self._errors |= int(error.parameters.get("code", COMMAND_ERROR))
             return
         text = line.decode("latin-1").strip()
-        head, value = text[0], text[1:]
+        head, value = text[:1], text[1:]
         if text == "D?":
             self._answer(channel, self._reading())
         elif text == "Q?":
