@@ -6,6 +6,7 @@ Each picture is made by the commands that stand beside it in the page: a plan on
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -14,6 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 COMMANDS: Mapping[str, str] = {
+    "scan": "scan --detectors power_v4 --motor stages.axis.1 --start 12.35 --stop 12.65 --num 31 --fit gaussian",
+    "nd_scan": 'nd_scan --detectors power_v4 --axes "hwp 0 45" --axes "polarizer 0 180" --num 31',
+    "list_scan": 'list_scan --detectors power_v4 --axes "polarizer 0,40,80,90,95,100,105,110,120,160"',
+    "grid_scan": 'grid_scan --detectors power_v4 --axes "hwp 0 45 10" --axes "polarizer 0 180 13"',
+    "time_series": "time_series --detectors power_v2 --detectors power_v4 --num 60",
+    "adaptive_scan": (
+        "adaptive_scan --detectors power_v4 --motor stages.axis.1 --start 12.3 --stop 12.7 --min-step 0.004 "
+        "--max-step 0.05 --target-delta 5e-5"
+    ),
+    "tune": "tune --detectors power_v4 --motor stages.axis.1 --start 12.3 --stop 12.8",
     "malus": "malus --num 37",
     "calibrate_half_wave_plate": "calibrate_half_wave_plate --detectors power_v4 --num 31",
     "rotational_anisotropy": (
@@ -29,7 +40,11 @@ COMMANDS: Mapping[str, str] = {
 }
 """What `tandem run` is given for each picture."""
 
+SCRIPTS: Mapping[str, str] = {"power_hold": "examples/power_hold.py"}
+"""Scripts for plans that need what only a script can make."""
+
 PLOT_OPTIONS: Mapping[str, str] = {
+    "power_hold": "--x time --y power_v4_power",
     "rotational_anisotropy": "--x polarizer --y power_v4_power",
     "image_scan": "--y camera_image",
 }
@@ -57,10 +72,13 @@ def remake(folder: Path, data_dir: Path, names: Sequence[str] = ()) -> list[Path
     """
     folder.mkdir(parents=True, exist_ok=True)
     made = []
-    for name in names or COMMANDS:
+    for name in names or [*COMMANDS, *SCRIPTS]:
         picture = folder / f"{name}.png"
         picture.unlink(missing_ok=True)
-        _tandem("run", *shlex.split(COMMANDS[name]), "--data-dir", str(data_dir))
+        if name in SCRIPTS:
+            _script(SCRIPTS[name], data_dir)
+        else:
+            _tandem("run", *shlex.split(COMMANDS[name]), "--data-dir", str(data_dir))
         plot = shlex.split(PLOT_OPTIONS.get(name, ""))
         _tandem("runs", "plot", "-1", *plot, "--data-dir", str(data_dir), "--output", str(picture))
         made.append(picture)
@@ -70,6 +88,12 @@ def remake(folder: Path, data_dir: Path, names: Sequence[str] = ()) -> list[Path
 def _tandem(*arguments: str) -> None:
     print("$ tandem", shlex.join(arguments), flush=True)
     subprocess.run([sys.executable, "-c", "from profiles.cli import main; main()", *arguments], check=True)
+
+
+def _script(path: str, data_dir: Path) -> None:
+    print("$ python", path, flush=True)
+    environment = {**os.environ, "TANDEM__CATALOG__DIRECTORY": str(data_dir)}
+    subprocess.run([sys.executable, path], check=True, env=environment)
 
 
 def main(arguments: Sequence[str]) -> int:
