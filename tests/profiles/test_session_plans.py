@@ -45,7 +45,9 @@ def session(data_dir: Path) -> Iterator[Session]:
 
 
 @pytest.fixture(autouse=True)
-def as_it_was(session: Session) -> Iterator[None]:
+def as_it_was(session: Session, wait_for) -> Iterator[None]:
+    # After a silence a wire waits for the late reply before it lets anybody else ask.
+    wait_for(lambda: session.manager.check_health().healthy, timeout=20)
     baseline = list(session.sd.baseline)
     yield
     session.RE.clear_suspenders()
