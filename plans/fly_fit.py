@@ -48,7 +48,7 @@ def fit_sweep(
     start, end
         Range of constant velocity; samples outside of it take no part.
     time_error_s : float or array of float, shape (n,)
-        How far the times may be wrong.
+        How far the times may be wrong. A sample whose time is known worse than that of most has less weight.
 
     Raises
     ------
@@ -66,18 +66,20 @@ def fit_sweep(
     if times.size < 3:
         nothing = dict.fromkeys(("velocity", "velocity_error", "timing_error_s", "largest_timing_error_s"), math.nan)
         return SweepFit(**nothing, sample_time_error_s=worst, samples=int(times.size))
+    known = np.maximum(errors, np.median(errors))
+    weights = (known.min() / known) ** 2 if known.min() > 0 else np.ones(times.shape)
     # Times since 1970 leave too few digits for sums of their squares.
     elapsed = times - times[0]
-    elapsed -= elapsed.mean()
-    way = positions - positions.mean()
-    spread = float(np.sum(elapsed**2))
-    velocity = float(np.sum(elapsed * way) / spread)
+    elapsed -= np.average(elapsed, weights=weights)
+    way = positions - np.average(positions, weights=weights)
+    spread = float(np.sum(weights * elapsed**2))
+    velocity = float(np.sum(weights * elapsed * way) / spread)
     residuals = way - velocity * elapsed
-    deviation = math.sqrt(float(np.sum(residuals**2)) / (times.size - 2))
+    deviation = math.sqrt(float(np.average(residuals**2, weights=weights)) * times.size / (times.size - 2))
     speed = abs(velocity) or math.nan
     return SweepFit(
         velocity=velocity,
-        velocity_error=deviation / math.sqrt(spread),
+        velocity_error=deviation * math.sqrt(float(np.mean(weights)) / spread),
         timing_error_s=deviation / speed,
         largest_timing_error_s=float(np.max(np.abs(residuals))) / speed,
         sample_time_error_s=worst,

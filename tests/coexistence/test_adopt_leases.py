@@ -219,7 +219,9 @@ def test_a_fast_polling_driver_leaves_others_their_turn(port):
     stop.set()
     for thread in threads:
         thread.join()
-    assert max(counts.values()) - min(counts.values()) <= 0.2 * max(counts.values()) + 2
+    # In turn, but for the time that a busy machine keeps a thread from asking again; a driver that kept others out would
+    # have a hundred times what they have.
+    assert min(counts.values()) >= 0.5 * max(counts.values()) - 2, counts
 
 
 def test_a_driver_that_writes_without_end_leaves_others_their_turn(port):

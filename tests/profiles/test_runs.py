@@ -217,15 +217,28 @@ def test_a_run_is_watched_from_before_it_begins_to_its_end(tmp_path, wait_for):
     assert "success" in text
 
 
+def one_point(journal):
+    """Record the beginning of a run; return its first event."""
+    journal("start", {"uid": "5a9d", "time": 1.0, "plan_name": "count"})
+    data_keys = {"x": {"source": "test", "dtype": "number", "shape": []}}
+    about = {"run_start": "5a9d", "time": 1.0, "name": "primary", "configuration": {}, "hints": {}}
+    journal("descriptor", {"uid": "d", "data_keys": data_keys, "object_keys": {}, **about})
+    about = {"descriptor": "d", "time": 2.0, "timestamps": {"x": 2.0}, "filled": {}}
+    event = {"uid": "e1", "seq_num": 1, "data": {"x": 4.5}, **about}
+    journal("event", event)
+    return event
+
+
 def test_watching_a_session_that_dies_ends_too(tmp_path, wait_for):
     console = Console(file=io.StringIO(), width=100)
     codes = []
     journal = Journal(tmp_path / "data")
-    journal("start", {"uid": "5a9d", "time": 1.0, "plan_name": "count"})
+    one_point(journal)
     watching = threading.Thread(target=lambda: codes.append(watch_run(tmp_path / "data", "5a", console=console)))
     watching.start()
     with pytest.raises(UnknownRun, match=r"There is no run 'ff' in .* that goes on"):
         watch_run(tmp_path / "data", "ff", console=console)
+    wait_for(lambda: "4.5" in console.file.getvalue(), timeout=20)
     journal.close()
     watching.join(20)
     assert codes == [1]
@@ -234,12 +247,7 @@ def test_watching_a_session_that_dies_ends_too(tmp_path, wait_for):
 
 def test_ctrl_c_ends_the_watching_and_the_run_goes_on(tmp_path, tandem):
     with Journal(tmp_path / "data") as journal:
-        journal("start", {"uid": "5a9d", "time": 1.0, "plan_name": "count"})
-        data_keys = {"x": {"source": "test", "dtype": "number", "shape": []}}
-        about = {"run_start": "5a9d", "time": 1.0, "name": "primary", "configuration": {}, "hints": {}}
-        journal("descriptor", {"uid": "d", "data_keys": data_keys, "object_keys": {}, **about})
-        about = {"descriptor": "d", "time": 2.0, "timestamps": {"x": 2.0}, "filled": {}}
-        journal("event", {"uid": "e1", "seq_num": 1, "data": {"x": 4.5}, **about})
+        event = one_point(journal)
         command = tandem("runs", "watch", "-d", tmp_path / "data")
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
             assert any("4.5" in line for line in watching.stdout)
@@ -247,7 +255,7 @@ def test_ctrl_c_ends_the_watching_and_the_run_goes_on(tmp_path, tandem):
             assert watching.communicate(timeout=50)[1] == ""
         assert watching.returncode == 130
         assert journal.open_runs == ["5a9d"]
-        journal("event", {"uid": "e2", "seq_num": 2, "data": {"x": 5.5}, **about})
+        journal("event", {**event, "uid": "e2", "seq_num": 2, "data": {"x": 5.5}})
 
 
 def test_status_verify_and_replay_tell_how_the_catalog_stands(past, capsys):

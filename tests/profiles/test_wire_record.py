@@ -52,13 +52,14 @@ def RE(resources, documents):  # noqa: N802 - the name everybody uses
     return engine
 
 
-def patient_reading(port, times=2, timeout=0.02):
-    """A device whose driver asks again after a timeout."""
+def patient_reading(port, instrument, times=2):
+    """A device whose driver asks again after a timeout; without a planted fault there is time enough for a reply."""
 
     def ask():
         for attempt in range(times):
+            faulty = attempt == 0 and (instrument.silent or instrument.delay)
             try:
-                return float(len(port.query(b"Q7?\n", owner="meter", timeout=timeout if attempt == 0 else 1.0)))
+                return float(len(port.query(b"Q7?\n", owner="meter", timeout=0.02 if faulty else 10.0)))
             except CommandTimeout:
                 if attempt == times - 1:
                     raise
@@ -91,14 +92,14 @@ def lose_the_reply_of(port, instrument, points):
     return one_point
 
 
-def test_an_untroubled_run_has_no_such_stream(RE, port, documents):
-    RE(count([patient_reading(port, timeout=1.0)], 3))
+def test_an_untroubled_run_has_no_such_stream(RE, port, instrument, documents):
+    RE(count([patient_reading(port, instrument)], 3))
     assert [name for name, _ in documents] == ["start", "descriptor", "event", "event", "event", "stop"]
 
 
 def test_troubled_points_are_named(RE, port, instrument, documents):
     hook = lose_the_reply_of(port, instrument, points={2, 4})
-    RE(count([patient_reading(port)], 5, per_shot=hook))
+    RE(count([patient_reading(port, instrument)], 5, per_shot=hook))
     told = troubles(documents)
     assert [entry for entry in told if entry[0] == "timeout"] == [
         ("timeout", "meter", "primary", 2),
@@ -123,14 +124,14 @@ def test_a_lost_and_found_wire_is_told(RE, port, instrument, documents, wait_for
             instrument.plug_in()
             wait_for(lambda: port.connected)
 
-    RE(count([patient_reading(port)], 2, per_shot=unplug))
+    RE(count([patient_reading(port, instrument)], 2, per_shot=unplug))
     told = troubles(documents)
     assert ("disconnected", "", "primary", 2) in told
     assert ("reconnect", "", "primary", 2) in told
 
 
 def test_what_ends_a_run_is_told_with_it(RE, port, instrument, documents):
-    det = patient_reading(port, times=1, timeout=0.1)
+    det = patient_reading(port, instrument, times=1)
     instrument.silent = True
     with pytest.raises(CommandTimeout, match="meter"):
         RE(count([det]))
@@ -140,7 +141,7 @@ def test_what_ends_a_run_is_told_with_it(RE, port, instrument, documents):
 
 
 def test_a_plan_that_leaves_its_run_open_is_no_exception(RE, port, instrument, documents):
-    det = patient_reading(port, times=1, timeout=0.1)
+    det = patient_reading(port, instrument, times=1)
 
     def careless():
         yield from bps.open_run()
@@ -154,7 +155,7 @@ def test_a_plan_that_leaves_its_run_open_is_no_exception(RE, port, instrument, d
 
 
 def test_each_of_several_open_runs_has_its_own_account(RE, port, instrument, documents):
-    det = patient_reading(port)
+    det = patient_reading(port, instrument)
 
     @bpp.set_run_key_decorator("outer")
     @bpp.run_decorator(md={"which": "outer"})
@@ -177,7 +178,7 @@ def test_each_of_several_open_runs_has_its_own_account(RE, port, instrument, doc
 
 
 def test_a_rewound_point_tells_its_trouble_once_for_each_number(RE, port, instrument, documents):
-    det = patient_reading(port)
+    det = patient_reading(port, instrument)
     pauses = iter([True])
 
     def plan():
@@ -211,7 +212,7 @@ def test_plans_return_what_they_return(RE, port):
 
 def test_what_a_monitor_says_takes_no_trouble_from_the_scan(RE, port, instrument, documents):
     watched = SynSignal(name="watched", func=lambda: 1.0)
-    det = patient_reading(port)
+    det = patient_reading(port, instrument)
 
     def one_point(detectors):
         instrument.delay = 0.05

@@ -24,6 +24,18 @@ def test_the_fit_of_a_sweep_finds_its_velocity(velocity, backwards, jitter, seed
     assert fit.sample_time_error_s == 0.004
 
 
+def test_a_sample_that_came_late_on_a_busy_machine_hardly_tilts_the_fit():
+    times = np.linspace(0, 0.4, 21)
+    positions = 10 * times
+    times[-2] -= 0.06  # half of an exchange that took long: the axis was there later
+    errors = np.full(21, 0.002)
+    errors[-2] = 0.06
+    fit = fit_sweep(times, positions, 0, 4, errors)
+    assert fit.velocity == pytest.approx(10, rel=2e-3)
+    assert abs(fit_sweep(times, positions, 0, 4, 0.002).velocity - 10) > 0.2
+    assert fit.sample_time_error_s == 0.06
+
+
 def test_too_few_samples_leave_the_velocity_open():
     fit = fit_sweep([1, 2], [1, 2], 0, 3)
     assert np.isnan(fit.velocity)
