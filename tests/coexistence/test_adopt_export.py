@@ -65,7 +65,7 @@ def test_a_command_without_reply_keeps_the_wire_for_the_quiet_time_only(port):
             assert time.perf_counter() < deadline
         began = time.perf_counter()
         assert port.query(b"Q1?\n", owner="other") == b"A1"
-        assert time.perf_counter() - began < 0.4
+        assert time.perf_counter() - began < 1.5
 
 
 def test_a_reply_after_the_lease_still_reaches_the_program(port, instrument):

@@ -243,7 +243,7 @@ def test_pulling_the_cable_is_a_serial_exception_and_the_object_works_again_afte
     began = time.perf_counter()
     instrument.kill()
     reader.join(2.0)
-    assert time.perf_counter() - began < 0.3
+    assert time.perf_counter() - began < 1.5
     assert "not connected" in str(failure[0])
     with pytest.raises(serial.SerialException):
         facade.read()
@@ -261,7 +261,7 @@ def test_a_write_to_a_missing_instrument_fails_after_its_time(facade, instrument
     began = time.perf_counter()
     with pytest.raises(serial.SerialException):
         facade.write(b"Q1?\n")
-    assert time.perf_counter() - began < 0.4
+    assert time.perf_counter() - began < 1.5
 
 
 def test_a_closed_wire_is_a_serial_exception(facade, port):

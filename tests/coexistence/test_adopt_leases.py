@@ -55,13 +55,13 @@ def test_a_reply_ends_the_lease_at_once(port):
     with facade_on(port, quiet_time=1.0) as facade:
         facade.write(b"Q1?\n")
         assert facade.readline() == b"A1\n"
-        assert elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.2
+        assert elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.8
 
 
 def test_a_reply_that_nobody_reads_yet_ends_the_lease_too(port):
     with facade_on(port, quiet_time=1.0) as facade:
         facade.write(b"Q1?\n")
-        assert elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.2
+        assert elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.8
         assert facade.readline() == b"A1\n"
 
 
@@ -69,7 +69,7 @@ def test_a_command_without_reply_keeps_the_wire_for_the_quiet_time_only(port):
     with facade_on(port, quiet_time=0.15) as facade:
         facade.write(b"move\n")
         assert port.current_owner == "legacy"
-        assert 0.1 < elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 0.4
+        assert 0.1 < elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 1.0
         assert port.query(b"Q3?\n", owner="other") == b"A3"
 
 
@@ -148,7 +148,8 @@ def test_a_long_move_does_not_hold_who_can_tell_the_replies_apart(bus):
 
 
 def test_a_driver_that_says_which_lines_are_its_own_frees_the_wire_after_the_quiet_time(bus):
-    _, port = bus
+    answer, port = bus
+    answer.move_time = 1.2
     with (
         facade_on(port, "first", accept=lambda line: line.startswith(b"2")) as first,
         facade_on(port, "second", accept=lambda line: line.startswith(b"3")) as second,
@@ -165,7 +166,7 @@ def test_a_driver_that_says_which_lines_are_its_own_frees_the_wire_after_the_qui
             waits.append(time.perf_counter() - began)
         driver.join()
         assert moved == [b"2moved\n"]
-        assert max(waits) < 0.3
+        assert max(waits) < 0.9
 
 
 def test_a_reply_later_than_the_lease_is_never_given_to_who_cannot_tell(port, instrument):
@@ -320,7 +321,7 @@ def test_whoever_asks_gets_the_wire_from_a_reader_that_only_listens(port, instru
         reader = threading.Thread(target=lambda: came.append(facade.readline()))
         reader.start()
         for _ in range(20):
-            assert elapsed(lambda: port.query(b"Q1?\n", owner="other")) < 0.2
+            assert elapsed(lambda: port.query(b"Q1?\n", owner="other")) < 1.0
         instrument.say(b"unasked\n")
         reader.join(2.0)
         assert came == [b"unasked\n"]
@@ -344,7 +345,7 @@ def test_a_driver_thread_that_dies_leaves_a_wire_that_becomes_free(port):
     driver = threading.Thread(target=write_and_die)
     driver.start()
     driver.join()
-    assert elapsed(lambda: port.query(b"Q1?\n", owner="other")) < 0.3
+    assert elapsed(lambda: port.query(b"Q1?\n", owner="other")) < 1.0
     facade.close()
 
 
@@ -362,10 +363,10 @@ def test_an_interrupted_read_leaves_a_wire_that_becomes_free(port, instrument):
 
 
 def test_closing_within_a_lease_keeps_its_reply_from_others(port, instrument):
-    instrument.delay = 0.05
-    facade = facade_on(port)
+    instrument.delay = 0.4
+    facade = facade_on(port, quiet_time=1.0)
     facade.write(b"Q1?\n")
-    assert elapsed(facade.close) < 0.04
+    assert elapsed(facade.close) < 0.35
     assert port.query(b"Q2?\n", owner="other") == b"A2"
 
 

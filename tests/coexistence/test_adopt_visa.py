@@ -94,7 +94,7 @@ def test_a_missing_answer_is_visas_timeout(meter):
     began = time.perf_counter()
     with pytest.raises(VisaIOError, match="VI_ERROR_TMO"):
         meter.read()
-    assert 0.15 < time.perf_counter() - began < 0.6
+    assert 0.15 < time.perf_counter() - began < 1.5
 
 
 def test_clear_and_flush_forget_what_was_not_read(meter):

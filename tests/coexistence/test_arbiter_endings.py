@@ -26,7 +26,7 @@ def test_wire_of_a_dead_thread_is_free(arbiter):
 def test_newcomer_gets_the_wire_of_a_dead_thread_at_once(arbiter):
     _die_holding(arbiter)
     with arbiter.acquire("heir", timeout=0) as hold:
-        assert hold.waited < 0.05
+        assert hold.waited < 0.5
 
 
 def test_who_waits_gets_the_wire_soon_after_the_holder_died(arbiter, wait_for):
@@ -197,7 +197,7 @@ def test_revoked_wire_passes_on_only_when_the_exchange_on_it_has_ended(arbiter, 
 def test_hold_beyond_max_hold_ends_when_others_wait(arbiter):
     def stick():
         with arbiter.acquire("stuck", max_hold=0.1) as hold:
-            time.sleep(0.6)
+            time.sleep(1.5)
             with pytest.raises(GuardRevoked) as caught:
                 hold.check()
             return caught.value
@@ -206,7 +206,7 @@ def test_hold_beyond_max_hold_ends_when_others_wait(arbiter):
     while arbiter.holder is None:
         time.sleep(0.001)
     with arbiter.acquire("next", timeout=2) as hold:
-        assert 0.05 <= hold.waited < 0.5
+        assert 0.05 <= hold.waited < 1.2
     assert "exceeded its max_hold of 0.1 s while others waited" in stuck.result().reason
 
 

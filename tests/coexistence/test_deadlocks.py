@@ -27,7 +27,7 @@ def test_taking_wires_against_the_order_is_refused_before_anything_blocks(ordere
         started = time.perf_counter()
         with pytest.raises(LockOrderViolation) as caught, a.acquire("me", timeout=5):
             pass
-        assert time.perf_counter() - started < 0.5
+        assert time.perf_counter() - started < 1.5
         assert not len(a)
     assert (caught.value.wire, caught.value.owner) == ("a", "me")
     assert sorted(caught.value.held) == ["b", "c"]

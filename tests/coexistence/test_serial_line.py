@@ -341,4 +341,4 @@ def test_opening_takes_no_longer_than_it_must(instrument):
     started = time.perf_counter()
     with SharedSerialPort(instrument.path):
         pass
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1.5

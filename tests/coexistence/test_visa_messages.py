@@ -92,7 +92,7 @@ def test_a_wait_on_vxi11_is_made_in_slices_that_lose_nothing(visa, link):
     link.delay = 0.3
     started = time.perf_counter()
     assert handle.query("Qslow?", timeout=2.0) == "Aslow"
-    assert time.perf_counter() - started < 0.6
+    assert time.perf_counter() - started < 1.5
     assert set(link.read_sizes[:-1]) == {1}
     link.delay = 60.0
     stuck = Person(handle.query, "Qstuck?")
@@ -102,7 +102,7 @@ def test_a_wait_on_vxi11_is_made_in_slices_that_lose_nothing(visa, link):
     handle.channel.revoke()
     with pytest.raises(GuardRevoked):
         stuck.result(2.0)
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1.5
 
 
 def test_vxi11_comes_back_by_itself(visa):
@@ -169,7 +169,7 @@ def test_hislip_waits_are_broken_off(visa, simulator):
     handle.channel.revoke()
     with pytest.raises(GuardRevoked):
         stuck.result(2.0)
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1.5
     assert handle.clone(timeout=5.0).query("*OPC?") == "1"
     assert handle.channel.stats.exchanges > before
 
@@ -213,7 +213,7 @@ def test_usb_is_read_in_one_piece_and_times_out_by_itself():
         started = time.perf_counter()
         with pytest.raises(CommandTimeout):
             channel.query(b"*RST\n", owner="v2", timeout=0.1)
-        assert time.perf_counter() - started < 0.4
+        assert time.perf_counter() - started < 0.9
         assert channel.query(b"?IDN\n", owner="v2", timeout=3.0) == b"LSG Serial #1234"
     library.release()
 
@@ -249,7 +249,7 @@ def test_the_portable_socket_notices_interruption_and_loss(portable):
     channel.revoke()
     with pytest.raises(GuardRevoked):
         stuck.result(2.0)
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1.5
     meter.silent = False
     assert channel.query(b"Qy?\n", owner="v2") == b"Ay"
     meter.stop()

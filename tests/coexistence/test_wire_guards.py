@@ -105,7 +105,7 @@ def test_time_of_a_transaction_covers_all_of_it():
         started = time.perf_counter()
         with pytest.raises(CommandTimeout):
             port.transact(many, owner="meter", timeout=0.2)
-        assert time.perf_counter() - started < 0.35
+        assert 0.2 <= time.perf_counter() - started < 1.5
 
 
 async def test_error_in_a_transaction_reaches_the_task(port):

@@ -26,10 +26,10 @@ def test_late_replies_are_never_given_to_the_next_owner():
 
 def test_late_reply_is_logged_and_counted():
     with instrument_and_port(
-        port={"late_reply_limit": 5.0}, delay=lambda command: 0.06 if command == b"Qslow?" else 0.0
+        port={"late_reply_limit": 5.0}, delay=lambda command: 0.4 if command == b"Qslow?" else 0.0
     ) as (instrument, port):
         with pytest.raises(CommandTimeout) as caught:
-            port.query(b"Qslow?\n", owner="slow", timeout=0.03)
+            port.query(b"Qslow?\n", owner="slow", timeout=0.1)
         assert caught.value.sent
         assert port.query(b"Qnext?\n", owner="next", timeout=1.0) == b"Anext"
         assert port.stats.late_replies == 1
@@ -39,9 +39,9 @@ def test_late_reply_is_logged_and_counted():
 
 
 def test_next_owner_whose_time_is_too_short_is_told_and_nothing_is_sent():
-    with instrument_and_port(delay=lambda command: 0.2 if command == b"Qslow?" else 0.0) as (instrument, port):
+    with instrument_and_port(delay=lambda command: 0.7 if command == b"Qslow?" else 0.0) as (instrument, port):
         with pytest.raises(CommandTimeout):
-            port.query(b"Qslow?\n", owner="slow", timeout=0.15)
+            port.query(b"Qslow?\n", owner="slow", timeout=0.3)
         with pytest.raises(CommandTimeout) as caught:
             port.query(b"Qnext?\n", owner="next", timeout=0.01)
         assert not caught.value.sent
@@ -54,7 +54,7 @@ def test_reply_that_came_in_part_is_completed_and_dropped():
     with instrument_and_port(lambda command: None) as (instrument, port):
         with pytest.raises(CommandTimeout) as caught:
             threading.Timer(0.01, instrument.say, [b"12"]).start()
-            port.query(b"Qslow?\n", owner="slow", timeout=0.04)
+            port.query(b"Qslow?\n", owner="slow", timeout=0.3)
         assert caught.value.received == b"12"
         threading.Timer(0.03, instrument.say, [b"34\n"]).start()
         instrument.answer = echo
@@ -174,7 +174,7 @@ async def test_exchange_cancelled_in_line_is_never_sent():
 
 
 def test_what_expired_in_line_is_never_sent():
-    with instrument_and_port(delay=0.15) as (instrument, port):
+    with instrument_and_port(delay=0.5) as (instrument, port):
         slow = Person(lambda: port.query(b"Qslow?\n", owner="slow"))
         while not instrument.received:
             time.sleep(0.001)
@@ -312,7 +312,7 @@ def test_urgent_command_without_reply_passes_a_silent_instrument():
 
 
 def test_late_reply_that_an_urgent_command_met_is_waited_for_no_longer(wait_for):
-    with instrument_and_port(port={"late_reply_limit": 30.0}, delay=0.1) as (instrument, port):
+    with instrument_and_port(port={"late_reply_limit": 30.0}, delay=0.3) as (instrument, port):
         with pytest.raises(CommandTimeout):
             port.query(b"Qslow?\n", owner="stage", timeout=0.02)
         wait_for(lambda: instrument.left_over)
@@ -323,7 +323,7 @@ def test_late_reply_that_an_urgent_command_met_is_waited_for_no_longer(wait_for)
 
 def test_late_reply_after_an_urgent_command_is_still_kept_from_the_next():
     with instrument_and_port(
-        port={"late_reply_limit": 5.0}, delay=lambda command: 0.15 if command == b"Qslow?" else 0.0
+        port={"late_reply_limit": 5.0}, delay=lambda command: 0.4 if command == b"Qslow?" else 0.0
     ) as (_, port):
         with pytest.raises(CommandTimeout):
             port.query(b"Qslow?\n", owner="stage", timeout=0.05)

@@ -11,20 +11,20 @@ def asks(command: bytes) -> bytes | None:
 
 
 def silent_then_late(command: bytes) -> float:
-    return 0.4 if command == b"Qslow?" else 0.0
+    return 1.1 if command == b"Qslow?" else 0.0
 
 
 @pytest.fixture
 def suspect():
     with instrument_and_port(asks, delay=silent_then_late) as (instrument, port):
         with pytest.raises(CommandTimeout):
-            port.query(b"Qslow?\n", owner="slow", timeout=0.2)
+            port.query(b"Qslow?\n", owner="slow", timeout=0.5)
         yield instrument, port
 
 
 def test_urgent_command_without_reply_goes_out_at_once(suspect):
     instrument, port = suspect
-    port.write(b"STOP\n", owner="stop", rank=Rank.URGENT, timeout=0.05)
+    port.write(b"STOP\n", owner="stop", rank=Rank.URGENT, timeout=0.5)
     assert port.query(b"Qnext?\n", owner="next", timeout=2.0) == b"Anext"
     assert instrument.received == [b"Qslow?", b"STOP", b"Qnext?"]
     assert port.stats.late_replies == 1
@@ -33,7 +33,7 @@ def test_urgent_command_without_reply_goes_out_at_once(suspect):
 
 async def test_urgent_command_of_a_task_goes_out_at_once(suspect):
     instrument, port = suspect
-    await port.write_async(b"STOP\n", owner="stop", rank=Rank.URGENT, timeout=0.05)
+    await port.write_async(b"STOP\n", owner="stop", rank=Rank.URGENT, timeout=0.5)
     assert await port.query_async(b"Qnext?\n", owner="next", timeout=2.0) == b"Anext"
     assert instrument.received == [b"Qslow?", b"STOP", b"Qnext?"]
 

@@ -46,14 +46,14 @@ def test_timeouts_losses_and_waits_are_counted(port, instrument):
 
 
 def test_waiting_time_is_counted_for_who_waited():
-    with instrument_and_port(delay=0.03) as (_, port):
+    with instrument_and_port(delay=0.1) as (_, port):
         people = [Person(lambda n=n: port.query(b"Q1?\n", owner=f"{n}", timeout=5.0)) for n in range(3)]
         for person in people:
             person.result()
         waits = sorted(figures.wait.max for figures in port.stats.owners.values())
-    assert waits[0] < 0.02
-    assert waits[1] == pytest.approx(0.03, abs=0.02)
-    assert waits[2] == pytest.approx(0.06, abs=0.03)
+    assert waits[0] < 0.08
+    assert waits[1] == pytest.approx(0.1, abs=0.08)
+    assert waits[2] == pytest.approx(0.2, abs=0.15)
 
 
 def test_log_keeps_the_last_exchanges_only():

@@ -19,7 +19,7 @@ def test_what_goes_well_is_no_trouble(port, instrument):
 def test_timeouts_and_retries_name_owner_and_command(port, instrument):
     instrument.silent = True
     with pytest.raises(CommandTimeout):
-        port.query(b"Q1?\n", owner="meter", timeout=0.05, repeatable=True)
+        port.query(b"Q1?\n", owner="meter", timeout=0.3, repeatable=True)
     retry, timeout = port.wire.troubles_since(0)
     assert (retry.kind, retry.owner, retry.line, retry.number) == ("retry", "meter", b"Q1?\n", 1)
     assert (timeout.kind, timeout.owner, timeout.line, timeout.number) == ("timeout", "meter", b"Q1?\n", 2)

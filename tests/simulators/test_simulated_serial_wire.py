@@ -54,7 +54,7 @@ def test_a_long_transfer_does_not_drift(simulate, open_port) -> None:
     assert port.read(number * len(IDENTITY)) == IDENTITY * number
     # The line is full duplex: the first command and all replies make up the time.
     line_s = (3 + number * len(IDENTITY)) * 10 / 9600
-    assert time.monotonic() - began == pytest.approx(line_s, rel=0.3)
+    assert 0.95 * line_s < time.monotonic() - began < 2 * line_s
 
 
 def test_pacing_can_be_switched_off(simulate, open_port) -> None:
@@ -71,7 +71,7 @@ def test_time_scale_makes_lines_and_motion_faster(simulate, open_port) -> None:
     began = time.monotonic()
     assert ask(port, b"2ma00011800").startswith(b"2PO")
     # Half a turn takes 0.53 s and the bytes 0.02 s.
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 0.5
 
 
 def test_wrong_baud_rate_hears_and_says_garbage(simulate, open_port) -> None:
