@@ -18,6 +18,8 @@ from profiles.acceptance import only_questions
 from profiles.hardware import connection_of
 
 SERIAL_ANSWER_S = 0.3
+SLOW_ANSWER_S = 1.0
+"""Given to each type once more when nothing has answered: an instrument that is busy answers late."""
 BUS_ANSWER_S = 0.25
 """Modules of a bus answer at once or are not there, and there are sixteen addresses."""
 VISA_ANSWER_S = 2.0
@@ -89,20 +91,22 @@ def identify(
     WireInUse, WireDisconnected
         The wire cannot be opened.
     """
-    for name, options in candidates(wire_key, type_name):
-        tell(f"asking as {name}" + (f" at {options['baud_rate']} baud" if "baud_rate" in options else "") + " ...")
-        if found := list(_identified(wire_key, wire, name, options, config)):
-            return found
+    tries = [(VISA_ANSWER_S, "")] if wire_key == "resource" else [(SERIAL_ANSWER_S, ""), (SLOW_ANSWER_S, "once more ")]
+    for patience, again in tries:
+        for name, options in candidates(wire_key, type_name):
+            speed = f" at {options['baud_rate']} baud" if "baud_rate" in options else ""
+            tell(f"asking {again}as {name}{speed} ...")
+            if found := list(_identified(wire_key, wire, name, options, patience, config)):
+                return found
     return []
 
 
 def _identified(
-    wire_key: str, wire: str, name: str, options: dict[str, Any], config: DualConfig | None
+    wire_key: str, wire: str, name: str, options: dict[str, Any], patience: float, config: DualConfig | None
 ) -> Iterator[Identified]:
-    variants = [{"address": f"{number:X}"} for number in range(16)] if name == "Elliptec" else [{}]
-    patience = BUS_ANSWER_S if name == "Elliptec" else SERIAL_ANSWER_S
-    if wire_key == "resource":
-        patience = VISA_ANSWER_S
+    variants: list[dict[str, Any]] = [{}]
+    if name == "Elliptec":
+        variants, patience = [{"address": f"{number:X}"} for number in range(16)], BUS_ANSWER_S
     with closing(SharedResources(config)) as resources:
         for variant in variants:
             chosen = {**options, **variant}

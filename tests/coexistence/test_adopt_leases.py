@@ -220,7 +220,7 @@ def test_a_fast_polling_driver_leaves_others_their_turn(port):
     stop.set()
     for thread in threads:
         thread.join()
-    # In turn, but for the time that a busy machine keeps a thread from asking again; a driver that kept others out would
+    # In turn, but for the time that a busy machine keeps a thread from asking again; one that kept others out would
     # have a hundred times what they have.
     assert min(counts.values()) >= 0.5 * max(counts.values()) - 2, counts
 

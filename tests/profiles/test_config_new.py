@@ -197,6 +197,17 @@ def test_an_instrument_is_found_out_by_identity_questions_alone(
     assert _states(after) == _states(before)
 
 
+def test_an_instrument_that_is_busy_is_asked_once_more(bench: SimulatedBench, wires: dict[str, str]):
+    told: list[str] = []
+    bench.process.fault(Path(wires["stages"]).name, "late", count=None, delay_s=6.0)  # 0.6 s by our clock
+    try:
+        found = identify("serial_port", wires["stages"], "ESP300", tell=told.append)
+    finally:
+        bench.process.clear_faults()
+    assert [each.type for each in found] == ["ESP300"]
+    assert told == ["asking as ESP300 ...", "asking once more as ESP300 ..."]
+
+
 def _states(instruments: dict[str, dict]) -> dict[str, dict]:
     """Return what can be set; what was said, and errors about questions that were no one's, are left out."""
     return {
