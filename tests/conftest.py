@@ -27,22 +27,31 @@ LONG_LIVED_THREADS = (
 SETTLING_TIME_S = 2.0
 
 
-# Files of tests/profiles whose tests use one catalog in turn, by group: a server costs ten seconds of processor time.
+# Files whose tests use one catalog in turn, by group: a server costs ten seconds of processor time.
 SHARING_A_CATALOG = {
-    "commands": ("test_cli", "test_control", "test_run_plans", "test_shell"),
+    "commands": ("profiles", ("cli", "control", "repeated_by_script", "run_plans", "shell")),
     "sessions": (
-        "test_camera_images",
-        "test_session",
-        "test_session_display",
-        "test_session_plans",
-        "test_session_shutdown",
-        "test_session_wire_loss",
-        "test_shadow_report",
-        "test_watch",
-        "test_wire_record",
+        "profiles",
+        (
+            "camera_images",
+            "session",
+            "session_display",
+            "session_plans",
+            "session_shutdown",
+            "session_wire_loss",
+            "shadow_report",
+            "watch",
+            "wire_record",
+        ),
+    ),
+    "records": (
+        "catalog",
+        ("catalog", "checksums", "compact", "external_server", "faulty_server", "images", "notes", "rewriting"),
     ),
 }
-GROUP_OF_FILE = {f"tests/profiles/{name}.py": group for group, names in SHARING_A_CATALOG.items() for name in names}
+GROUP_OF_FILE = {
+    f"tests/{folder}/test_{name}.py": group for group, (folder, names) in SHARING_A_CATALOG.items() for name in names
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
