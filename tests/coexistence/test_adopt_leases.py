@@ -87,7 +87,7 @@ def test_a_driver_may_sleep_between_writing_and_reading(port, instrument):
 
 
 def test_a_command_in_two_pieces_is_one_lease(port):
-    with facade_on(port) as facade:
+    with facade_on(port, quiet_time=1.0) as facade:
         facade.write(b"Q1")
         answers = []
         other = threading.Thread(target=lambda: answers.append(port.query(b"Q9?\n", owner="other")))

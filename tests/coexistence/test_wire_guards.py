@@ -143,7 +143,9 @@ async def test_no_exchange_needs_the_event_loop_to_finish(port):
         asking = asyncio.create_task(port.query_async(b"Q1?\n", owner="task", timeout=5.0))
         await asyncio.sleep(0.02)
         holder.let_go()
-        time.sleep(0.1)  # noqa: ASYNC251  the loop is blocked on purpose
+        deadline = time.perf_counter() + 2.0
+        while not len(port.log) and time.perf_counter() < deadline:
+            time.sleep(0.01)  # noqa: ASYNC251  the loop is blocked on purpose
         assert [entry.owner for entry in port.log] == ["task"]
     assert await asking == b"A1"
 
