@@ -37,13 +37,14 @@ def test_bytes_travel_at_the_speed_of_the_line(simulate, open_port, baud_rate: i
     port = open_port(simulate(wire).ports["bus"], baud_rate)
     bits = 10 + (2 if settings else 0)
     line_s = (3 + len(IDENTITY)) * bits / baud_rate
-    taken = []
-    for _ in range(5):
+    for _ in range(50):  # a busy machine makes it slower, sometimes
         began = time.monotonic()
         assert ask(port, b"2in") == IDENTITY
-        taken.append(time.monotonic() - began)
-    assert min(taken) == pytest.approx(line_s, rel=0.1)
-    assert min(taken) >= line_s
+        taken = time.monotonic() - began
+        assert taken >= line_s
+        if taken < 1.1 * line_s:
+            break
+    assert taken < 1.1 * line_s
 
 
 def test_a_long_transfer_does_not_drift(simulate, open_port) -> None:
