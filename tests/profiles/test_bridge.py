@@ -259,7 +259,9 @@ def test_devices_of_both_generations_are_watched_outside_of_runs(bridge):
         again.get(timeout=0.2)
 
 
-def test_runs_tell_run_and_stream_and_nothing_twice(bridge):
+def test_runs_tell_run_and_stream_and_nothing_twice():
+    # Time enough, on a busy machine too, for a measurement to be in its document before it is told.
+    bridge = MeasurementBridge(window_s=30.0)
     run_engine = RunEngine(call_returns_result=True)
     legacy, modern = Legacy(name="power_v2"), Modern("power_v4")
     asyncio.run_coroutine_threadsafe(modern.connect(), run_engine.loop).result(5)
