@@ -42,7 +42,7 @@ def laser_safe(
     aborted, stopped, **halted**, **paused** or suspended. A halt runs no plan's clean-up: there the RunEngine itself
     stops everything that was set, this guard among it, which closes the shutter. Resuming a paused plan opens it again.
     What this cannot do: act for a process that was killed or a computer that hangs. For that a Mai Tai has its own
-    watchdog (option `watchdog_s`).
+    watchdog (option `watchdog`).
 
     Positions are checked before a move is sent, and followed during moves where the device tells them. Power is checked
     in every reading of the plan; a meter that the plan does not read itself is read once for each point.

@@ -14,6 +14,8 @@ from coexistence import AcquireTimeout, Rank
 from coexistence.config import Generation, InstrumentConfig
 from coexistence.errors import CoexistenceError
 from coexistence.runtime import ConnectTimeout
+from devices.protocols.errors import ProtocolError
+from profiles.keep_alive import KeepAlive
 
 logger = logging.getLogger("profiles.instruments")
 
@@ -22,6 +24,9 @@ CONNECT_GRACE_S = 0.25
 
 STAND_STILL_S = 10.0
 """How long a stopped motion may take to come to its end."""
+
+LEAVE_S = 2.0
+"""How long it may take to bring an instrument into the state in which it is left."""
 
 _LOOK_S = 0.01
 
@@ -77,6 +82,7 @@ class Instrument:
         self.error: InstrumentFailed | None = None
         self.connect_time_s = 0.0
         self._build = build
+        self._keep_alive: KeepAlive | None = None
 
     @property
     def name(self) -> str:
@@ -128,6 +134,24 @@ class Instrument:
                 return holder
         return None
 
+    def _begin_keeping_alive(self) -> None:
+        self._end_keeping_alive()
+        speaker = self._speaker()
+        if getattr(getattr(speaker, "protocol", None), "longest_silence_s", None):
+            self._keep_alive = KeepAlive(self.name, speaker.dialogue, speaker.protocol)
+
+    def _end_keeping_alive(self) -> None:
+        if self._keep_alive is not None:
+            self._keep_alive.end()
+            self._keep_alive = None
+
+    def _before_leaving(self) -> Any:
+        """Return what has to be said to the instrument before it is left; None when nothing has."""
+        return getattr(getattr(self._speaker(), "protocol", None), "before_leaving", None)
+
+    def _tell_left_unsafe(self, error: Exception) -> None:
+        logger.critical("%s is not left as it should be: %s Look after it by hand.", self.name, error)
+
     def _unasked_health(self) -> str:
         """Return how an instrument is that need not or cannot be asked; empty when it can."""
         if self.device is None:
@@ -156,9 +180,11 @@ class V2Instrument(Instrument):
             self.connect_time_s = time.monotonic() - began
         except Exception as error:
             raise self.failure(error) from error
+        self._begin_keeping_alive()
 
     def stop(self) -> None:
         """Stop what moves and wait until it stands."""
+        self._end_keeping_alive()
         for part in self._moving_parts:
             part.stop(success=True)
         deadline = time.monotonic() + STAND_STILL_S
@@ -166,9 +192,16 @@ class V2Instrument(Instrument):
             time.sleep(_LOOK_S)
 
     def close(self) -> None:
-        """Let go of the wire."""
-        if self.device is not None:
-            _destroy(self.device)
+        """Leave the instrument safe, and let go of the wire."""
+        self._end_keeping_alive()
+        if self.device is None:
+            return
+        if (begin := self._before_leaving()) is not None:
+            try:
+                self._speaker().dialogue.hold(begin, timeout=LEAVE_S)
+            except (CoexistenceError, ProtocolError) as error:
+                self._tell_left_unsafe(error)
+        _destroy(self.device)
 
     def health(self) -> str:
         """Ask the instrument who it is, when nobody else uses its wire."""
@@ -201,9 +234,11 @@ class V4Instrument(Instrument):
             raise self.failure(error if str(error) else ConnectTimeout(self.connect_timeout)) from error
         except Exception as error:
             raise self.failure(error) from error
+        self._begin_keeping_alive()
 
     async def stop(self) -> None:
         """Stop what moves and wait until it stands."""
+        self._end_keeping_alive()
         for part in self._moving_parts:
             stopping = part.stop(success=True)
             if asyncio.iscoroutine(stopping):
@@ -214,9 +249,16 @@ class V4Instrument(Instrument):
                     await asyncio.sleep(_LOOK_S)
 
     async def close(self) -> None:
-        """Let go of the wire."""
-        if self.device is not None:
-            _destroy(self.device)
+        """Leave the instrument safe, and let go of the wire."""
+        self._end_keeping_alive()
+        if self.device is None:
+            return
+        if (begin := self._before_leaving()) is not None:
+            try:
+                await self._speaker().dialogue.hold_async(begin, timeout=LEAVE_S)
+            except (CoexistenceError, ProtocolError) as error:
+                self._tell_left_unsafe(error)
+        _destroy(self.device)
 
     async def health(self) -> str:
         """Ask the instrument who it is, when nobody else uses its wire."""

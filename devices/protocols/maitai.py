@@ -98,6 +98,11 @@ class MaiTaiProtocol:
     watchdog_s
         Seconds without a command after which the laser's own watchdog turns the pump off; None leaves it as it is,
         0 switches it off. It is the only protection against a program that was killed.
+
+    Attributes
+    ----------
+    longest_silence_s
+        How long nobody may talk to the laser before its watchdog acts; None when it does not.
     """
 
     instrument = INSTRUMENT
@@ -105,6 +110,8 @@ class MaiTaiProtocol:
 
     def __init__(self, *, watchdog_s: int | None = None) -> None:
         self.watchdog_s = watchdog_s
+        self.longest_silence_s = watchdog_s or None
+        self._has_opened_shutter = False
         self.wavelength = MaiTaiWavelength(self)
         self.fields = Fields(
             self._field("power", float, "READ:POWer?", number_with_unit("W"), units="W", precision=3),
@@ -160,6 +167,18 @@ class MaiTaiProtocol:
         """Set the laser's watchdog if that was asked for; touches nothing else."""
         if self.watchdog_s is not None:
             yield from self.command(f"TIMer:WATChdog {self.watchdog_s}")
+
+    def keep_alive(self) -> Conversation[None]:
+        """Ask something, so that the laser's watchdog does not take the program for dead."""
+        yield from self.ask("*STB?", "a status byte", _status)
+
+    @property
+    def before_leaving(self) -> Callable[[], Conversation[None]] | None:
+        """What has to be said before nobody looks after the laser any more; None when nothing has.
+
+        A shutter that was opened from here is closed. One that others have opened is theirs.
+        """
+        return self._close_shutter if self._has_opened_shutter else None
 
     def warm_up(self) -> Conversation[None]:
         """Start the two minutes of diode stabilisation; a laser that is warm or warming is left alone."""
@@ -234,8 +253,14 @@ class MaiTaiProtocol:
         return (yield from self.ask("SHUTter?", "0 or 1", _flag))
 
     def _set_shutter(self, value: bool) -> Conversation[Stamped[bool]]:
+        # Known before it is sent: a command whose check fails may have been obeyed.
+        self._has_opened_shutter |= value
         yield from self.command(f"SHUTter {value:d}")
+        self._has_opened_shutter = value
         return (yield from self._shutter())
+
+    def _close_shutter(self) -> Conversation[None]:
+        yield from self._set_shutter(False)
 
     def _shutter_settled(self, value: bool) -> Conversation[Stamped[bool]]:
         # What the laser reports of its shutter may be stale for a second after a set.
