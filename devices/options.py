@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import keyword
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from devices.protocols import elliptec, esp300, maitai, newport_1830c, pvcam, scpi, scpi_blocks
 
@@ -14,14 +15,55 @@ _ELLIPTEC_LATE_REPLY_LIMIT_S = 0.05
 FlowControl = Literal["none", "rtscts", "xonxoff", "dsrdtr"]
 
 
+_NAMES_OF_DEVICES = """
+    OphydAttrList SUB_ACQ_DONE add_children_as_readables add_instantiation_callback add_readables attr_name check_value
+    children clear_sub collect complete component_names configuration_attrs configure connect connected connection
+    connection_timeout describe describe_collect describe_configuration destroy do dotted_name driver event_types
+    exclusive get get_device_tuple get_instantiated_signals hints identity kickoff kind lazy_wait_for_connection locate
+    log name parent pause position prepare put query query_block read read_attrs read_configuration report resume root
+    set set_defaults set_name signal_names stage stop submit subscribe subscriptions summary timeout_s trigger
+    trigger_signals unstage unsubscribe unsubscribe_all wait_for_connection walk_components walk_signals
+    walk_subdevice_classes walk_subdevices
+"""
+"""What devices of either generation have themselves: no signal can be called so."""
+
+
 def _address(value: object) -> object:
     return str(value).upper() if isinstance(value, int | str) else value
+
+
+def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    if not limits[0] < limits[1]:
+        raise ValueError("the lowest comes first, then the highest")
+    return limits
+
+
+def _name_of_signal(name: str) -> str:
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
+        raise ValueError("a signal's name has letters, digits and underscores, and begins with a letter")
+    if name in _NAMES_OF_DEVICES.split():
+        raise ValueError("a device has something of this name itself, call the signal differently")
+    return name
+
+
+def _takes_a_value(command: str) -> str:
+    try:
+        taken = command.format("1.5") != command
+    except (LookupError, ValueError):
+        taken = False
+    if not taken:
+        raise ValueError("the value goes where {} stands, as in 'VOLT {}'")
+    return command
+
+
+Limits = Annotated[tuple[float, float], AfterValidator(_ascending)]
+SignalName = Annotated[str, AfterValidator(_name_of_signal)]
 
 
 class InstrumentOptions(BaseModel):
     """What every instrument's options can do."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def split(cls, options: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
@@ -68,7 +110,7 @@ class Newport1830COptions(SerialOptions):
     """Units of the display to set when connecting; None leaves them. The power's column is in W in any case."""
     wavelength: int | None = None
     """Wavelength in nm to set when connecting; None leaves it."""
-    wavelength_limits: tuple[int, int] = (200, 1800)
+    wavelength_limits: Annotated[tuple[int, int], AfterValidator(_ascending)] = (200, 1800)
     """Lowest and highest calibrated wavelength of the detector in nm."""
     swapped_db_codes: bool = False
     """The meter counts dBm as unit 2 and dB as unit 3."""
@@ -95,7 +137,7 @@ class ElliptecOptions(SerialOptions):
     terminator: ClassVar[bytes] = elliptec.TERMINATOR
     address: Annotated[str, BeforeValidator(_address)] = Field(default="0", pattern="^[0-9A-F]$")
     """Address on the bus, one hexadecimal digit."""
-    limits: tuple[float, float] | None = None
+    limits: Limits | None = None
     """Lowest and highest position in deg (mm for linear modules); None takes what the module can do."""
     tolerance: float = Field(default=0.1, gt=0)
     """How far from its target a motion may end, in deg or mm."""
@@ -125,7 +167,7 @@ class ESP300Options(SerialOptions):
     """Symbols per second."""
     flow_control: FlowControl = "none"
     """``rtscts`` as in the manual, or ``none``, as several installations have it."""
-    axes: tuple[Literal[1, 2, 3], ...] = (1, 2, 3)
+    axes: Annotated[tuple[Literal[1, 2, 3], ...], Field(min_length=1)] = (1, 2, 3)
     """Numbers of the axes in use."""
     units: dict[int, str] = {}
     """By axis, the units it has to be set to (``mm``, ``deg``); a controller that counts in others is refused."""
@@ -137,6 +179,20 @@ class ESP300Options(SerialOptions):
     """0 zero count, 1 home and index, 2 home, 3/4 plus/minus limit, 5/6 plus/minus limit and index."""
     home_timeout: float = Field(default=120.0, gt=0)
     """Longest duration of a search for the home position in s."""
+
+    @field_validator("axes")
+    @classmethod
+    def _has_each_axis_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("each axis is named once")
+        return value
+
+    @field_validator("units")
+    @classmethod
+    def _is_of_axes(cls, value: dict[int, str]) -> dict[int, str]:
+        if unknown := sorted(set(value) - set(esp300.AXES)):
+            raise ValueError(f"there is no axis {unknown[0]}, axes are 1, 2 and 3")
+        return value
 
     def protocol(self) -> esp300.Esp300Protocol:
         """Return what to say to this controller."""
@@ -164,11 +220,11 @@ class MaiTaiOptions(SerialOptions):
 class ScpiSignal(BaseModel):
     """One signal of a generic SCPI instrument."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     query: str
     """What asks for it, ``MEAS:VOLT:DC?`` for one."""
-    write: str | None = None
+    write: Annotated[str, AfterValidator(_takes_a_value)] | None = None
     """What sets it, with ``{}`` for the value; None for signals that can only be read."""
     datatype: Literal["float", "int", "bool", "str"] = "float"
     """Type of the value."""
@@ -178,7 +234,7 @@ class ScpiSignal(BaseModel):
     """Units of the value."""
     precision: int | None = None
     """Digits after the decimal point worth showing."""
-    limits: tuple[float, float] | None = None
+    limits: Limits | None = None
     """Lowest and highest value that may be set."""
     repeatable: bool = True
     """Whether it may be asked for again when its reply was lost; not for what triggers something."""
@@ -201,7 +257,7 @@ class ScpiSignal(BaseModel):
 class ScpiWaveform(BaseModel):
     """One waveform of a generic SCPI instrument: a query whose reply is an array."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     query: str
     """What asks for it, ``CURV?`` or ``TRAC:DATA?`` for one."""
@@ -277,9 +333,9 @@ class ScpiOptions(LineOptions):
 class ScpiInstrumentOptions(ScpiOptions):
     """Options of a generic SCPI instrument."""
 
-    signals: dict[str, ScpiSignal] = {}
+    signals: dict[SignalName, ScpiSignal] = {}
     """Its signals by name."""
-    waveforms: dict[str, ScpiWaveform] = {}
+    waveforms: dict[SignalName, ScpiWaveform] = {}
     """Its waveforms by name; each is a column of arrays."""
 
     @model_validator(mode="after")

@@ -15,7 +15,7 @@ from rich.console import Console
 from coexistence.config import DualConfig, Generation, InstrumentConfig, port_access_remedy
 from coexistence.errors import CoexistenceError, ConfigError
 from devices import registry
-from profiles.configuration import KEYS_OF_MEDIUM, check_instrument, line_settings, load_configuration
+from profiles.configuration import KEYS_OF_MEDIUM, InstrumentChecks, check_instrument, line_settings, load_configuration
 from profiles.console import say
 from profiles.identification import Identified, identify
 from profiles.present_wires import PresentWire, present_wires
@@ -53,7 +53,7 @@ class Draft:
             for generation, listed in self.instruments.items()
         }
         try:
-            DualConfig.from_mapping(values, check=check_instrument, line_settings=line_settings)
+            DualConfig.from_mapping(values, check=InstrumentChecks(), line_settings=line_settings)
         except ConfigError as error:
             return [str(problem) for problem in error.problems]
         return []

@@ -13,6 +13,7 @@ from typing import Any
 from coexistence.config import WIRE_KEYS, DualConfig, Finding, Generation, InstrumentConfig
 from devices import registry
 from devices.protocols.errors import ValueRefused
+from profiles.prompt_names import PARTS, PLAN_MODULES
 
 KEYS_OF_MEDIUM = {
     "serial": ("serial_port", "resource"),
@@ -33,7 +34,7 @@ def load_configuration(*configurations: str | os.PathLike[str]) -> DualConfig:
         With all problems of all files, types and options of instruments included.
     """
     files = map(find_configuration, configurations)
-    return DualConfig.load(*files, check=check_instrument, line_settings=line_settings)
+    return DualConfig.load(*files, check=InstrumentChecks(), line_settings=line_settings)
 
 
 def find_configuration(configuration: str | os.PathLike[str]) -> Path:
@@ -54,8 +55,43 @@ def line_settings(instrument: InstrumentConfig) -> Mapping[str, Any]:
     return instrument.line_settings
 
 
+class InstrumentChecks:
+    """Tells what is wrong with the instruments of one configuration, asked one after the other."""
+
+    def __init__(self) -> None:
+        self._modules: dict[tuple[Generation, str | None, str], str] = {}
+
+    def __call__(self, generation: Generation, instrument: InstrumentConfig) -> Iterator[Finding]:
+        """Tell what is wrong with one instrument, by itself and beside those before it."""
+        findings = list(check_instrument(generation, instrument))
+        yield from findings
+        if instrument.enabled and not findings and not instrument.is_foreign:
+            yield from self._check_address(generation, instrument)
+
+    def _check_address(self, generation: Generation, instrument: InstrumentConfig) -> Iterator[Finding]:
+        """Find modules of a bus that nobody gave an address of their own: both would move the same one."""
+        options: Any = registry.check_options(instrument.type, instrument.options)
+        address = getattr(options, "address", None)
+        if address is None:
+            return
+        wire = instrument.serial_device or instrument.resource
+        first = self._modules.setdefault((generation, wire, address), instrument.id)
+        if first != instrument.id:
+            yield Finding(
+                "address" if "address" in instrument.options else "",
+                f"Instruments {first!r} and {instrument.id!r} are both at address {address!r} of {wire}",
+                "give each the address of its own module",
+            )
+
+
 def check_instrument(generation: Generation, instrument: InstrumentConfig) -> Iterator[Finding]:
-    """Tell what the registry of devices finds wrong with a configured instrument."""
+    """Tell what is wrong with a configured instrument by itself, as the registry of devices knows its type."""
+    if instrument.id in (*PARTS, *PLAN_MODULES):
+        yield Finding(
+            "id",
+            f"Instrument ID {instrument.id!r} is the name of something else at the prompt",
+            f"choose another one than {', '.join((*PARTS, *PLAN_MODULES))}",
+        )
     if instrument.is_foreign:
         yield from _check_class(instrument)
         return
@@ -102,7 +138,13 @@ def _check_options(instrument: InstrumentConfig) -> Iterator[Finding]:
             key, *inside = option.split(".")
             value = reduce(_item, inside, instrument.options.get(key))
             text = problem[0].lower() + problem[1:]
-            yield Finding(key, _cannot_be(instrument, option, value), text.removeprefix("value error, "))
+            if inside and inside[-1] == "[key]":  # it is the name of an entry that is wrong
+                option = ".".join((key, *inside[:-1]))
+                yield Finding(
+                    option, f"{option!r} of {instrument.type} {instrument.id!r} cannot be called so", _bare(text)
+                )
+                continue
+            yield Finding(option, _cannot_be(instrument, option, value), _bare(text))
         return
     try:
         _check_values(options)
@@ -124,6 +166,10 @@ def _check_values(options: Any) -> None:
 
 def _cannot_be(instrument: InstrumentConfig, option: str, value: object) -> str:
     return f"Option {option!r} of {instrument.type} {instrument.id!r} cannot be {value!r}"
+
+
+def _bare(text: str) -> str:
+    return text.removeprefix("value error, ")
 
 
 def _item(value: Any, key: str) -> Any:

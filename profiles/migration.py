@@ -14,7 +14,7 @@ from coexistence.migration import Conversion, convert_file
 from coexistence.migration.cutover import CannotSwitch, Switched, objections, switch
 from coexistence.migration.evidence import evidence
 from coexistence.migration.replace_file import draft_beside
-from profiles.configuration import check_instrument, find_configuration, line_settings
+from profiles.configuration import InstrumentChecks, find_configuration, line_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -153,7 +153,7 @@ def load_files(paths: Sequence[Path]) -> DualConfig:
     ConfigError
         With all problems.
     """
-    return DualConfig.load(*paths, environment={}, check=check_instrument, line_settings=line_settings)
+    return DualConfig.load(*paths, environment={}, check=InstrumentChecks(), line_settings=line_settings)
 
 
 def data_directory(config: DualConfig, given: Path | None) -> Path:

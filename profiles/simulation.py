@@ -49,8 +49,8 @@ class SimulatedBench:
             wire = _wire_of(instrument)
             if wire is None:
                 continue
-            options = {key: instrument.options[key] for key in _PHYSICAL_OPTIONS if key in instrument.options}
             try:
+                options = _physical_options(instrument)
                 line = _line_of(instrument)
                 simulated = default_instrument(instrument.type, **options, **instrument.simulation)
             except (SpecError, registry.UnknownInstrument) as error:
@@ -146,6 +146,12 @@ class SimulatedBench:
 def _wire_of(instrument: InstrumentConfig) -> str | None:
     """Return what the instrument shares with others on its wire; None when it is on none that carries bytes."""
     return None if instrument.is_foreign else instrument.serial_device or instrument.resource
+
+
+def _physical_options(instrument: InstrumentConfig) -> dict[str, Any]:
+    """Return what the simulated instrument shares with the driver, defaults of its type included."""
+    options = registry.check_options(instrument.type, instrument.options)
+    return {key: getattr(options, key) for key in _PHYSICAL_OPTIONS if hasattr(options, key)}
 
 
 def _line_of(instrument: InstrumentConfig) -> dict[str, Any]:

@@ -30,7 +30,8 @@ LogLevel = Annotated[Literal["debug", "info", "warning", "error", "critical"], L
 class Finding(NamedTuple):
     """What somebody who knows the instrument types has to say about one instrument.
 
-    `key` is the setting it is about; the line it stands on is added when the finding is reported.
+    `key` is the setting it is about, `signals.current.units` where it is inside of one; the line it stands on is added
+    when the finding is reported.
     """
 
     key: str
@@ -41,7 +42,7 @@ class Finding(NamedTuple):
 class Section(BaseModel):
     """A table of the file that takes no other keys than those it declares."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ApplicationConfig(Section):
@@ -118,7 +119,7 @@ class InstrumentConfig(BaseModel):
     What has no field here is an option of the type, see :attr:`options`.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     id: str
     """Its name: variable at the prompt and first part of its columns; no other instrument may have it."""

@@ -24,7 +24,7 @@ def hardware_problems(config: DualConfig) -> Iterator[Problem]:
         location = config.location(generation, instrument.id, "serial_port" if instrument.serial_port else "resource")
         if device.startswith("usb:"):
             yield from _identity_problems(device, instrument.id, location)
-        elif device.startswith("/"):
+        elif "://" not in device and os.name == "posix":
             yield from _path_problems(device, instrument.id, location)
 
 
@@ -41,9 +41,8 @@ def port_access_remedy(device: str) -> str:
 
 def _path_problems(device: str, instrument_id: str, location: str) -> Iterator[Problem]:
     if not os.path.exists(device):
-        yield Problem(
-            f"Serial port {device!r} of instrument {instrument_id!r} does not exist", _suggest_port(device), location
-        )
+        suggestion = _suggest_port(device) if device.startswith("/") else f"write the whole path: /dev/{device}"
+        yield Problem(f"Serial port {device!r} of instrument {instrument_id!r} does not exist", suggestion, location)
     elif not os.access(device, os.R_OK | os.W_OK):
         yield Problem(
             f"Serial port {device!r} of instrument {instrument_id!r} may not be used by you",

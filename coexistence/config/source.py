@@ -79,11 +79,11 @@ class Source:
         return str(self.files[0]) if self.files else ""
 
     def instrument_path(self, generation: Generation, instrument_id: str, key: str) -> Place:
-        """Return the place of an instrument, or of one of its settings, in the merged values."""
+        """Return the place of an instrument, or of one of its settings, in the merged values; dots lead inside it."""
         for index, values in enumerate(listed_instruments(self.values.get(generation))):
             if isinstance(values, Mapping) and values.get("id") == instrument_id:
                 path: Place = (generation, "instruments", index)
-                return (*path, key) if key else path
+                return (*path, *key.split(".")) if key else path
         return (generation,)
 
     def by_place(self, problem: Problem) -> tuple[int, int]:

@@ -383,6 +383,7 @@ def test_ports_are_looked_for_only_when_asked(write, monkeypatch):
             + meter("v2", "c", "usb:0403:6001:FT0")
             + meter("v2", "d", "/dev/none", "enabled = false\n")
             + meter("v2", "e", "socket://192.0.2.1:4000")
+            + meter("v2", "f", "ttyUSB99")
         ),
         environment={},
     )
@@ -392,6 +393,7 @@ def test_ports_are_looked_for_only_when_asked(write, monkeypatch):
         f"appears with it / {path}:4",
         "Serial port 'usb:0403:6001:FT0' of instrument 'c' is not there: no such USB adapter is plugged in / connect "
         f"the adapter; usb:0403:6001:FT0 appears with it / {path}:12",
+        f"Serial port 'ttyUSB99' of instrument 'f' does not exist / write the whole path: /dev/ttyUSB99 / {path}:25",
     ]
 
 

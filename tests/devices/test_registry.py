@@ -75,3 +75,13 @@ def test_one_generation_does_not_import_the_other(generation, foreign):
         f"sys.exit({foreign!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("generation", ["v2", "v4"])
+def test_no_signal_can_be_called_like_what_a_device_has_itself(generation):
+    device = registry.device_class("ScpiInstrument", generation)
+    own = {name for name in dir(device) if not name.startswith("_")}
+    for name in own | {"read", "set", "position", "locate", "kickoff", "prepare", "bad name", "lambda"}:
+        with pytest.raises(registry.OptionProblem) as caught:
+            registry.check_options("ScpiInstrument", {"signals": {name: {"query": "X?"}}})
+        assert caught.value.problems[0][0] == f"signals.{name}.[key]"

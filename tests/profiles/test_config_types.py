@@ -27,6 +27,10 @@ def on_port(type_name: str, more: str = "", *, generation: str = "v2", name: str
     return SERIAL.format(generation=generation, id=name, type=type_name, port=port, more=more)
 
 
+def signal(name: str, more: str = "") -> str:
+    return f'[v2.instruments.signals.{name}]\nquery = "X?"\n{more}'
+
+
 @pytest.fixture
 def problems_of(tmp_path: Path) -> Callable[[str], list[str]]:
     def problems(text: str) -> list[str]:
@@ -146,6 +150,52 @@ SOCKET = '[[v4.instruments]]\nid = "v"\ntype = "ScpiMeter"\nresource = "TCPIP0::
             "both the same baud_rate / bench.toml:9",
             id="line setting against a default",
         ),
+        pytest.param(
+            on_port("Elliptec", name="a") + on_port("Elliptec", 'address = "0"\n', name="b"),
+            "Instruments 'a' and 'b' are both at address '0' of /dev/ttyS98 / give each the address of its own module "
+            "/ bench.toml:9",
+            id="two modules at one address",
+        ),
+        pytest.param(
+            on_port("Newport1830C", name="RE"),
+            "Instrument ID 'RE' is the name of something else at the prompt / choose another one than session, RE, "
+            "devices, sd, bec, catalog, bp, bps, bpp / bench.toml:2",
+            id="name of a part of the session",
+        ),
+        pytest.param(
+            on_port("Newport1830C", "timeout = inf\n"),
+            "'timeout' in instrument 'a' cannot be inf / input should be a finite number / bench.toml:5",
+            id="for ever",
+        ),
+        pytest.param(
+            on_port("Elliptec", "limits = [180, 0]\n"),
+            "Option 'limits' of Elliptec 'a' cannot be [180, 0] / the lowest comes first, then the highest "
+            "/ bench.toml:5",
+            id="limits the wrong way round",
+        ),
+        pytest.param(
+            on_port("ESP300", "axes = [1, 1]\n"),
+            "Option 'axes' of ESP300 'a' cannot be [1, 1] / each axis is named once / bench.toml:5",
+            id="axis named twice",
+        ),
+        pytest.param(
+            on_port("ESP300", 'units = { 4 = "mm" }\n'),
+            "Option 'units' of ESP300 'a' cannot be {'4': 'mm'} / there is no axis 4, axes are 1, 2 and 3 "
+            "/ bench.toml:5",
+            id="units of no axis",
+        ),
+        pytest.param(
+            on_port("ScpiInstrument") + signal("current") + signal("voltage", 'write = "VOLT"\n'),
+            "Option 'signals.voltage.write' of ScpiInstrument 'a' cannot be 'VOLT' / the value goes where {} stands, "
+            "as in 'VOLT {}' / bench.toml:9",
+            id="command without a place for the value",
+        ),
+        pytest.param(
+            on_port("ScpiInstrument") + signal("current") + signal("read"),
+            "'signals.read' of ScpiInstrument 'a' cannot be called so / a device has something of this name itself, "
+            "call the signal differently / bench.toml:7",
+            id="signal called like a method",
+        ),
     ],
 )
 def test_each_problem_of_a_type_has_a_suggestion_and_a_place(problems_of, text: str, expected: str):
@@ -158,6 +208,7 @@ def test_types_of_both_generations_and_classes_from_elsewhere_stand_side_by_side
     text = (
         on_port("Newport1830C", "wavelength = 780\n", name="old")
         + on_port("Newport1830C", 'shadow_of = "old"\n', generation="v4", name="new")
+        + "".join(on_port("Elliptec", generation=each, name=f"turn_{each}", port="ttyS96") for each in ("v2", "v4"))
         + on_port("ScpiMeter", 'baud_rate = 19200\nparity = "even"\n', name="volts", port="ttyS97")
         + FOREIGN.format(type="ophyd_async.sim:SimMotor", more="kwargs = { instant = true }\n")
         + CAMERA

@@ -14,6 +14,9 @@ import pytest
 import pyvisa
 import serial
 
+from coexistence.config import DualConfig
+from profiles.simulation import SimulatedBench
+
 CONFIG = """
 [simulation]
 seed = 3
@@ -148,3 +151,12 @@ def test_a_configuration_that_cannot_be_simulated_is_told(tandem: Callable[..., 
     assert done.returncode == 1
     assert "none.toml" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_two_entries_of_one_module_are_one_simulated_module_whoever_leaves_its_address_out():
+    entry = {"type": "Elliptec", "serial_port": "/dev/bus"}
+    config = DualConfig.from_mapping(
+        {"v2": {"instruments": [{"id": "old", **entry}]}, "v4": {"instruments": [{"id": "new", "address": 0, **entry}]}}
+    )
+    (wire,) = SimulatedBench(config).process.spec["wires"]
+    assert wire["instruments"] == [{"type": "Elliptec", "address": "0"}]
