@@ -5,9 +5,10 @@ bluesky's own magics bring a RunEngine and an event loop of their own, and show 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,9 +24,10 @@ from rich.console import Console
 
 from coexistence.errors import CoexistenceError
 from devices.protocols.errors import ProtocolError
+from profiles.baseline import triggered
 from profiles.health_report import print_health
 from profiles.interruption import AbortOnInterrupt
-from profiles.parts import detectors, find_part, movables
+from profiles.parts import detectors, find_part, measures_on_demand, movables
 from profiles.runs import list_runs
 from profiles.session import Session
 from profiles.wire_report import print_wires, wires_as_json
@@ -33,6 +35,8 @@ from profiles.wire_report import print_wires, wires_as_json
 logger = logging.getLogger("profiles.magics")
 
 ANSWER_TIMEOUT_S = 5.0
+PLACE_TIMEOUT_S = 3.0
+"""How long a device may take to say where it is, before it is listed without that."""
 LISTED_RUNS = 10
 PATIENCE_S = 1.0
 """After how long a user is told what is waited for."""
@@ -65,6 +69,8 @@ class SessionMagics(Magics):
             print("Nothing here measures.")
         readings: dict[str, Mapping[str, Any]] = {}
         self._run(_measure(list(devices.values()), readings))
+        if devices and not readings:
+            print(f"Nothing is measured by {', '.join(devices)}: the configuration declares no signals.")
         width = max(map(len, readings), default=0)
         units = self._units(list(devices.values()))
         for column, reading in readings.items():
@@ -74,13 +80,13 @@ class SessionMagics(Magics):
     def wa(self, line: str) -> None:
         """Tell where everything is that can move, and where it was sent: `%wa`, `%wa polarizer`."""
         chosen = self._chosen(line) if line.split() else self._session.devices
-        places = {name: (self._place(device), device) for name, device in movables(chosen)}
-        if not places:
+        found = dict(movables(chosen))
+        if not found:
             print("Nothing of it can move." if line.split() else "Nothing here can move.")
-        width = max(map(len, places), default=0)
-        for name, (place, device) in places.items():
-            unit = self._units([device]).get(getattr(device, "name", ""), "")
-            print(f"{name:<{width}}  {place} {unit}".rstrip())
+            return
+        width = max(map(len, found))
+        for name, place in zip(found, _answer_of(lambda: _places(found.values())), strict=True):
+            print(f"{name:<{width}}  {place}")
 
     @line_magic
     def wires(self, _: str) -> None:
@@ -154,13 +160,6 @@ class SessionMagics(Magics):
         finally:
             run_engine.context_managers = usual
 
-    def _place(self, device: Any) -> str:
-        if isinstance(device, Locatable):
-            with _trouble_in_a_line():
-                location = _answer_of(device.locate)
-            return f"{location['readback']:g} (sent to {location['setpoint']:g})"
-        return f"{device.position:g}"
-
     def _units(self, devices: Sequence[Any]) -> dict[str, str]:
         units: dict[str, str] = {}
         for device in devices:
@@ -210,6 +209,30 @@ def _trouble_in_a_line() -> Iterator[None]:
 def _answer_of(method: Any) -> Any:
     """Return what a device of either generation answers."""
     return call_in_bluesky_event_loop(_awaited(method), ANSWER_TIMEOUT_S)
+
+
+async def _places(devices: Iterable[Any]) -> list[str]:
+    """Return where each device is, all asked at the same time; what cannot be told is said in its place."""
+    return await asyncio.gather(*map(_place, devices))
+
+
+async def _place(device: Any) -> str:
+    try:
+        async with asyncio.timeout(PLACE_TIMEOUT_S):
+            if isinstance(device, Locatable):
+                location = await maybe_await(device.locate())
+                place = f"{location['readback']:g} (sent to {location['setpoint']:g})"
+            else:
+                # Somebody else may have moved it since it was read last.
+                if measures_on_demand(getattr(device, "readback", None)):
+                    await triggered(device.readback)
+                place = f"{device.position:g}"
+            described = await maybe_await(device.describe())
+    except Exception as error:
+        logger.info("Where is %s?", device.name, exc_info=error)
+        return f"not known: {str(error) or f'no answer within {PLACE_TIMEOUT_S:g} s'}"
+    unit = described.get(device.name, {}).get("units")
+    return f"{place} {unit or ''}".rstrip()
 
 
 async def _awaited(method: Any) -> Any:

@@ -249,7 +249,7 @@ class GenerationRuntime:
                 job.future.cancel()
             detail = str(HealthTimeout(self._limits.health_s))
         else:
-            latency = time.monotonic() - began
+            latency = job.took_s
             error = None if job.future.cancelled() else job.future.exception()
             if job.future.cancelled():
                 detail = "it was not asked to the end"

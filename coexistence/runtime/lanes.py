@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,6 +22,13 @@ class Job:
     def __init__(self, future: Future[Any], thread: str = "") -> None:
         self.future = future
         self.thread = thread
+        self.took_s: float | None = None
+        """How long it took; None while it is under way."""
+        self._began = time.monotonic()
+
+    def note_end(self) -> None:
+        """Take note of how long it took; before the future has its result, so that who waits for that finds both."""
+        self.took_s = time.monotonic() - self._began
 
     @property
     def hangs(self) -> bool:
@@ -45,19 +53,21 @@ class ThreadLane(Lane):
 
     def run(self, name: str, function: Callable[[], Any]) -> Job:
         """As :meth:`Lane.run`."""
-        future: Future[Any] = Future()
-        future.set_running_or_notify_cancel()
+        job = Job(Future(), name)
+        job.future.set_running_or_notify_cancel()
 
         def call() -> None:
             try:
                 result = function()
             except BaseException as error:
-                future.set_exception(error)
+                job.note_end()
+                job.future.set_exception(error)
             else:
-                future.set_result(result)
+                job.note_end()
+                job.future.set_result(result)
 
         threading.Thread(target=call, name=name, daemon=True).start()
-        return Job(future, name)
+        return job
 
     def close(self, timeout: float) -> None:
         """Nothing is to be ended: threads end with their calls."""
@@ -98,14 +108,19 @@ class LoopLane(Lane):
 
     def run(self, name: str, function: Callable[[], Any]) -> Job:
         """As :meth:`Lane.run`; cancelling the job's future cancels the coroutine."""
+        job = Job(Future())
 
         async def call() -> Any:
             task = asyncio.current_task()
             if task is not None:
                 task.set_name(name)
-            return await function()
+            try:
+                return await function()
+            finally:
+                job.note_end()
 
-        return Job(asyncio.run_coroutine_threadsafe(call(), self.loop))
+        job.future = asyncio.run_coroutine_threadsafe(call(), self.loop)
+        return job
 
     def close(self, timeout: float) -> None:
         """End a loop of our own and its thread; a loop that was given belongs to somebody else."""

@@ -403,6 +403,9 @@ def test_health_tells_of_each_instrument_and_of_the_process(hang):
     assert "did not say how it is within 0.3 s" in told["slow"][1]
     assert instruments[2].calls.count("health") == 1, "one that hangs is not asked once more"
     assert not again.instruments["hangs"].healthy
+    assert health.instruments["new"].latency_s < LIMITS.health_s, (
+        "its own time, not that of the one that hangs beside it"
+    )
     assert not health.healthy
     assert health.process.memory_bytes > 1e6
     assert health.process.threads >= 2

@@ -1,5 +1,6 @@
 """IPython as a real process on a terminal."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
+from devices.v2 import wrap
+from profiles.magics import _places
 from profiles.parts import find_part, is_movable, movables
 
 pytestmark = pytest.mark.timeout(120)
@@ -302,3 +305,27 @@ def test_parts_are_found_by_what_one_would_type():
         find_part(devices, "stage.y")
     with pytest.raises(ValueError, match=r"^'1stage' is no name of a device; write it like "):
         find_part(devices, "1stage")
+
+
+class Slide:
+    """A driver of somebody's that moves, until its cable is pulled."""
+
+    position = 1.0
+    unplugged = False
+
+    def where(self) -> float:
+        if self.unplugged:
+            raise OSError("the cable is out")
+        return self.position
+
+
+def test_places_are_those_of_now_and_one_that_is_lost_hides_no_other():
+    drivers = [Slide(), Slide()]
+    slides = [
+        wrap(driver, name=name, position=Slide.where, move="position", units="mm")
+        for name, driver in zip("ab", drivers, strict=True)
+    ]
+    assert asyncio.run(_places(slides)) == ["1 mm", "1 mm"]
+    drivers[0].position = 2.5  # by hand
+    drivers[1].unplugged = True
+    assert asyncio.run(_places(slides)) == ["2.5 mm", "not known: the cable is out"]
