@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from coexistence import Connection, Guard, Rank
@@ -123,7 +124,7 @@ class Dialogue:
         ValueRefused
             When the value is not allowed; nothing is sent then.
         """
-        put, checked = _settable(field, value)
+        put, checked = self._settable(field, value)
         found = self.hold(lambda: put(checked))
         settle = field.settle
         return found if settle is None else self.hold(lambda: settle(checked))
@@ -133,10 +134,18 @@ class Dialogue:
 
         Cancelled before its turn on the wire, nothing is sent; cancelled later, the setting takes place.
         """
-        put, checked = _settable(field, value)
+        put, checked = self._settable(field, value)
         found = await self.hold_async(lambda: put(checked))
         settle = field.settle
         return found if settle is None else await self.hold_async(lambda: settle(checked))
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[None]:
+        """Give errors of the protocol the device's name and wire."""
+        try:
+            yield
+        except ProtocolError as error:
+            raise error.located(self.connection.owner, self.connection.description) from None
 
     async def hold_async(
         self,
@@ -167,8 +176,8 @@ class Dialogue:
             return
         raise error.located(self.connection.owner, self.connection.description) from None
 
-
-def _settable(field: Field[V], value: V) -> tuple[Callable[[V], Conversation[Stamped[V]]], V]:
-    if field.put is None:
-        raise AttributeError(f"{field.name} of {field.instrument} cannot be set")
-    return field.put, field.check(value)
+    def _settable(self, field: Field[V], value: V) -> tuple[Callable[[V], Conversation[Stamped[V]]], V]:
+        if field.put is None:
+            raise AttributeError(f"{field.name} of {field.instrument} cannot be set")
+        with self.naming():
+            return field.put, field.check(value)

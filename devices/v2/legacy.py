@@ -125,7 +125,8 @@ class MeasuredSignal(Signal):
     def check_value(self, value: Any, **_: Any) -> None:
         """Raise ValueRefused when the value is not allowed."""
         if (field := self.field) is not None:
-            field.check(value)
+            with self.parent.driver.dialogue.naming():
+                field.check(value)
 
     def trigger(self) -> DeviceStatus:
         """Measure this value on the driver's thread."""

@@ -35,7 +35,8 @@ class ElliptecLogic(WireMovableLogic):
 
     async def check_move(self, new_position: float) -> None:
         """Raise ValueRefused when the position is outside of the limits."""
-        self.protocol.check_target(new_position)
+        with self.connector.dialogue.naming():
+            self.protocol.check_target(new_position)
 
     async def calculate_timeout(self, old_position: float, new_position: float) -> float:  # noqa: ARG002
         """Return the longest duration of a motion in s."""

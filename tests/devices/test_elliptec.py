@@ -299,6 +299,7 @@ def test_limits_are_checked_before_anything_is_sent(wire, engine, rotator, gener
     sent = wire("bus").stats.exchanges
     with pytest.raises((ValueRefused, FailedStatus)) as caught:
         engine(bps.mv(device, 180.5))
+    assert str(cause(caught)).startswith(device.name)
     assert "180.5" in str(cause(caught))
     assert "0 to 180 deg" in str(cause(caught))
     assert wire("bus").stats.exchanges == sent

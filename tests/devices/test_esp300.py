@@ -69,6 +69,7 @@ def test_software_limit_is_refused_before_anything_is_sent(wire, engine, stage):
     sent = wire("stage").stats.exchanges
     with pytest.raises((ValueRefused, FailedStatus)) as caught:
         engine(bps.mv(stage.axis[1], 51))
+    assert str(cause(caught)).startswith("stage")
     assert "0 to 50 mm" in str(cause(caught))
     assert wire("stage").stats.exchanges == sent
 

@@ -146,11 +146,12 @@ def test_display_in_dbm_does_not_change_the_column(bench, engine, documents, pow
     assert descriptor["data_keys"]["power_v2_power"]["units"] == "W"
 
 
-def test_value_that_is_not_allowed_is_refused_before_anything_is_sent(wire, engine, meter):
+def test_value_that_is_not_allowed_is_refused_before_anything_is_sent(bench, wire, engine, meter):
     sent = wire("meter").stats.exchanges
     with pytest.raises((ValueRefused, FailedStatus)) as caught:
         engine(bps.mv(meter.wavelength, 3000))
     error = caught.value if isinstance(caught.value, ValueRefused) else caught.value.__cause__
+    assert f"{meter.name} (Newport 1830-C on {bench.ports['meter']}): wavelength cannot be " in str(error)
     assert "3000: allowed is 200 to 1800 nm. Nothing was sent." in str(error)
     assert wire("meter").stats.exchanges == sent
 

@@ -141,7 +141,8 @@ def test_devices_of_both_generations_and_their_axes_move_and_tell_where_they_are
 @pytest.mark.server
 def test_what_is_refused_is_told_in_a_line_and_ctrl_c_stops_what_moves(shell: Shell):
     refused = shell.type("%mov polarizer 1000")
-    assert "UsageError: ValueRefused: Thorlabs Elliptec, address 3: setpoint cannot be 1000.0: allowed is" in refused
+    assert "UsageError: ValueRefused: polarizer (Thorlabs Elliptec, address 3 on /" in refused
+    assert "): setpoint cannot be 1000.0: allowed is -360 to 360 deg. Nothing was sent." in refused
     assert "Traceback" not in refused
     assert "UsageError: laser is nothing that moves; of it move: laser.wavelength" in shell.type("%mov laser 800")
     assert "UsageError: 'far' is no number (name 'far' is not defined)" in shell.type("%mov polarizer far")
