@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ophyd import Kind
 
 from devices.v2.legacy import DriverSignal, Getter, LegacyDevice
 from devices.v2.positioner import WrappedPositioner
+
+_MISSING = object()
 
 SignalDeclarations: TypeAlias = Sequence[str] | Mapping[str, Getter | DriverSignal]
 
@@ -55,17 +59,20 @@ def wrap(
     Raises
     ------
     ValueError
-        When a name is declared twice, or ``position`` comes without ``move``.
+        When a name is declared twice, ``position`` comes without ``move``, or the driver has nothing of a name.
     """
     signals = _declare(read, config, hint_first=position is None)
+    if position is None and (move is not None or stop is not None or moving is not None):
+        raise ValueError(f"{name}: move, moving and stop need position, the attribute that gives the position.")
+    if position is not None and move is None:
+        raise ValueError(f"{name}: position needs move, the method or attribute that takes a target.")
+    getters = [signal.kwargs["getter"] or attribute for attribute, signal in signals.items()]
+    setters = [signal.kwargs["setter"] for signal in signals.values()]
+    _check_names(name, driver, (*getters, *setters, position, move, moving, stop))
     if position is None:
-        if move is not None or stop is not None or moving is not None:
-            raise ValueError(f"{name}: move, moving and stop need position, the attribute that gives the position.")
         cls = type(f"Wrapped{type(driver).__name__}", (LegacyDevice,), signals)
         device: LegacyDevice = cls(driver, name=name, **options)
         return device
-    if move is None:
-        raise ValueError(f"{name}: position needs move, the method or attribute that takes a target.")
     members = {
         "readback": DriverSignal(position, kind="hinted", units=units or None, precision=precision),
         **signals,
@@ -78,6 +85,20 @@ def wrap(
         driver, name=name, egu=units, precision=precision, limits=limits, tolerance=tolerance, **options
     )
     return positioner
+
+
+def _check_names(device: str, driver: Any, used: Iterable[object]) -> None:
+    """Refuse what the driver does not have: a target set to a misspelt attribute would stay there and move nothing.
+
+    Nothing of the driver is evaluated; one that makes up its attributes when they are asked for is believed.
+    """
+    if hasattr(type(driver), "__getattr__"):
+        return
+    for attribute in used:
+        if isinstance(attribute, str) and inspect.getattr_static(driver, attribute, _MISSING) is _MISSING:
+            close = difflib.get_close_matches(attribute, dir(driver), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "."
+            raise ValueError(f"{device}: {type(driver).__name__} has no {attribute!r}{hint}")
 
 
 def _declare(read: SignalDeclarations, config: SignalDeclarations, *, hint_first: bool) -> dict[str, DriverSignal]:

@@ -1,5 +1,6 @@
 """Any blocking driver object as a device."""
 
+import re
 import threading
 import time
 
@@ -202,6 +203,20 @@ def test_name_declared_twice_is_refused(driver):
         wrap(driver, name="x", move="move_to")
     with pytest.raises(ValueError, match="position needs move"):
         wrap(driver, name="x", position="temperature")
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"read": ["temperatur"]}, "x: Spectrometer has no 'temperatur'; did you mean 'temperature'?"),
+        ({"read": {"t": DriverSignal()}}, "x: Spectrometer has no 't'."),
+        ({"position": "temperature", "move": "mvoe"}, "x: Spectrometer has no 'mvoe'."),
+    ],
+)
+def test_name_that_the_driver_does_not_have_is_refused(driver, declared, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        wrap(driver, name="x", **declared)
+    assert not hasattr(driver, "mvoe")
 
 
 def test_wrapped_stage_moves_and_scans(engine, documents, stage, keeps_loop_alive):
