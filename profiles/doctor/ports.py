@@ -21,6 +21,9 @@ _GRABBERS = {
 }
 """Programs that take serial ports nobody gave them."""
 
+_OTHER_END = frozenset(("/dev/ptmx", "/dev/pts/ptmx"))
+"""What a program has open that is at the other end of pseudo-terminals."""
+
 
 def port_checks(config: DualConfig | None) -> Iterator[Check]:
     """Yield what there is to say of this machine's ports, and of those a configuration names."""
@@ -64,6 +67,8 @@ def port_users(paths: Iterable[str]) -> dict[str, list[str]]:
         with contextlib.suppress(OSError):
             targets = {os.readlink(descriptor) for descriptor in (process / "fd").iterdir()}
             for path in wanted & targets:
+                if path.startswith("/dev/pts/") and targets & _OTHER_END:
+                    continue  # it is what simulates the instrument there
                 name = (process / "comm").read_text().strip()
                 found.setdefault(path, []).append(f"process {process.name} ({name})")
     return found

@@ -68,6 +68,12 @@ def test_packages_that_hide_ours_are_found(tmp_path: Path, monkeypatch: pytest.M
     assert "package catalog" not in checks
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a port open")
+def test_what_simulates_an_instrument_on_a_port_does_not_use_it(silent_port: str):
+    assert ports.port_users([silent_port]) == {}
+    assert by_subject(ports.port_checks(on_port(silent_port)))[f"port {silent_port}"].outcome == "ok"
+
+
 def test_a_port_that_somebody_has_open_is_told_with_who(used_port: str):
     users = ports.port_users([used_port])
     assert any(user.startswith("process ") for user in users[os.path.realpath(used_port)])
