@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
+from coexistence.config import DualConfig
 from coexistence.errors import ConfigError, Problem
 from profiles.configuration import load_configuration
 
@@ -30,7 +31,7 @@ def check_files(files: Sequence[str], *, json_output: bool, hardware: bool) -> i
         problems = error.problems
     else:
         instruments = len(list(config.instruments()))
-        problems = config.hardware_problems() if hardware else ()
+        problems = [*_simulation_problems(config), *(config.hardware_problems() if hardware else ())]
     if json_output:
         found = [vars(problem) for problem in problems]
         print(json.dumps({"ok": not problems, "instruments": instruments, "problems": found}))
@@ -40,3 +41,16 @@ def check_files(files: Sequence[str], *, json_output: bool, hardware: bool) -> i
         if not problems:
             print(f"{', '.join(files)}: nothing is wrong; {instruments} instruments")
     return 1 if problems else 0
+
+
+def _simulation_problems(config: DualConfig) -> Sequence[Problem]:
+    """Return what is wrong with what stands in for the wires, if the files say anything of it."""
+    if not config.simulation.bench and not any(instrument.simulation for _, instrument in config.instruments()):
+        return ()
+    from profiles.simulation import SimulatedBench
+
+    try:
+        SimulatedBench(config)
+    except ConfigError as error:
+        return error.problems
+    return ()

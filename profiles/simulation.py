@@ -13,7 +13,8 @@ from devices import registry
 from profiles.hardware import line_settings
 from simulators import SimulatorProcess
 from simulators.errors import SpecError
-from simulators.spec import LINE_KEYS, build_spec, default_instrument, default_wire
+from simulators.optics import OpticalBench
+from simulators.spec import LINE_KEYS, build_spec, check_options, default_instrument, default_wire
 
 if TYPE_CHECKING:
     from devices.cameras import CameraLibrary
@@ -54,11 +55,14 @@ class SimulatedBench:
                 line = _line_of(instrument)
                 simulated = default_instrument(instrument.type, **options, **instrument.simulation)
             except (SpecError, registry.UnknownInstrument) as error:
+                is_option = isinstance(error, SpecError) and error.name in instrument.simulation
                 problems.append(
                     Problem(
                         f"Instrument {instrument.id!r} cannot be simulated: {error}",
-                        "disable it, or open the session without simulation",
-                        config.location(generation, instrument.id, "type"),
+                        "correct its simulation = { ... }"
+                        if is_option
+                        else "disable it, or open the session without simulation",
+                        config.location(generation, instrument.id, "simulation" if is_option else "type"),
                     )
                 )
                 continue
@@ -66,9 +70,14 @@ class SimulatedBench:
             physical = (instrument.type, *options.values())
             wires.setdefault(name, {}).setdefault(physical, {}).update(simulated)
             lines[name] = line
+        simulation = config.simulation
+        try:
+            check_options("the simulated bench", OpticalBench, simulation.bench)
+        except SpecError as error:
+            where = config.location_of("simulation", "bench", error.name)
+            problems.append(Problem(f"Simulation: {error}", "correct bench in [simulation]", where))
         if problems:
             raise ConfigError(*problems)
-        simulation = config.simulation
         self._simulators = SimulatorProcess(
             build_spec(
                 [default_wire(name, instruments.values(), **lines[name]) for name, instruments in wires.items()],

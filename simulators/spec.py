@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,8 +21,12 @@ SPEC_KEYS = ("seed", "time_scale", "bench", "wires")
 
 
 def default_instrument(type_name: str, **options: Any) -> dict[str, Any]:
-    """Describe an instrument; `options` are those of the simulated instrument."""
-    instrument_class(type_name)
+    """Describe an instrument; `options` are those of the simulated instrument.
+
+    Raises:
+        SpecError: there is no such type, or it has no such option; the message suggests the closest.
+    """
+    check_options(f"a simulated {type_name}", instrument_class(type_name), options)
     return {"type": type_name, **options}
 
 
@@ -58,6 +63,15 @@ def build_spec(
         bench: keyword arguments of `OpticalBench`.
     """
     return {"seed": seed, "time_scale": time_scale, "bench": bench or {}, "wires": list(wires)}
+
+
+def check_options(what: str, made_by: Callable[..., Any], options: Iterable[str]) -> None:
+    """Raise SpecError for the first option that what is made has none of."""
+    parameters = inspect.signature(made_by).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            raise SpecError(f"{what} has no option", option, known)
 
 
 def demo_spec(*, seed: int = 0, time_scale: float = 1.0) -> dict[str, Any]:

@@ -175,6 +175,10 @@ class DualConfig(Section):
         """Return `file:line` of an instrument or one of its settings; empty when it was not read from a file."""
         return self._source.location(self._source.instrument_path(generation, instrument_id, key))
 
+    def location_of(self, *keys: str) -> str:
+        """Return `file:line` of a setting outside of instruments, or of what is around it."""
+        return self._source.location(keys)
+
     def hardware_problems(self) -> list[Problem]:
         """Look for the serial ports of all enabled instruments; return those missing and those closed to this user.
 

@@ -16,6 +16,7 @@ from coexistence.config import (
 )
 from coexistence.errors import ConfigError
 from devices import registry
+from profiles.config_check import check_files
 from profiles.config_schema import schema
 from profiles.configuration import find_configuration, load_configuration
 from profiles.docstrings import field_texts
@@ -215,6 +216,22 @@ def test_types_of_both_generations_and_classes_from_elsewhere_stand_side_by_side
         + 'camera_name = "pvcam0"\n'
     )
     assert problems_of(text) == []
+
+
+def test_a_check_knows_what_can_be_simulated(tmp_path: Path, capsys):
+    path = tmp_path / "bench.toml"
+    path.write_text(
+        "[simulation]\nbench = { wavelenght_nm = 800 }\n"
+        + on_port("MaiTai", "simulation = { emision = true }\n")
+        + on_port("Newport1830C", name="b", port="ttyS97")
+    )
+    assert check_files([str(path)], json_output=False, hardware=False) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "Instrument 'a' cannot be simulated: a simulated MaiTai has no option 'emision'; did you mean 'emission'? / "
+        f"correct its simulation = {{ ... }} / {path}:7",
+        "Simulation: the simulated bench has no option 'wavelenght_nm'; did you mean 'wavelength_nm'? / "
+        f"correct bench in [simulation] / {path}:2",
+    ]
 
 
 def test_editors_know_the_options_of_each_type():

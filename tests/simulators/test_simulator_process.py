@@ -127,6 +127,8 @@ def test_wrong_specification_is_refused_with_what_would_be_right(spec: dict, mes
 def test_unknown_type_is_refused_before_a_process_is_started() -> None:
     with pytest.raises(SpecError, match="unknown instrument type 'ELL41'; did you mean 'ELL14'"):
         default_instrument("ELL41")
+    with pytest.raises(SpecError, match="a simulated ELL14 has no option 'adress'; did you mean 'address'"):
+        default_instrument("ELL14", adress="2")
 
 
 def test_wrong_requests_are_refused_and_change_nothing(simulate: Callable[..., SimulatorProcess]) -> None:
