@@ -15,7 +15,14 @@ from rich.console import Console
 from coexistence.config import DualConfig, Generation, InstrumentConfig, port_access_remedy
 from coexistence.errors import CoexistenceError, ConfigError
 from devices import registry
-from profiles.configuration import KEYS_OF_MEDIUM, InstrumentChecks, check_instrument, line_settings, load_configuration
+from profiles.configuration import (
+    KEYS_OF_MEDIUM,
+    NAMES_AT_THE_PROMPT,
+    InstrumentChecks,
+    check_instrument,
+    line_settings,
+    load_configuration,
+)
 from profiles.console import say
 from profiles.identification import Identified, identify
 from profiles.present_wires import PresentWire, present_wires
@@ -97,7 +104,12 @@ def _ask_all(path: Path, console: Console) -> int:
     draft = Draft(_prompt("Name of the bench", _name, default="bench"))
     in_network = typer.confirm("Look for VISA instruments in the network too? That sends a broadcast", default=False)
     found = present_wires(in_network=in_network, tell=lambda problem: say(console, problem))
-    say(console, f"Found {len(found)} wires." if found else "No serial port and no VISA instrument was found.")
+    say(
+        console,
+        f"Found {len(found)} wire{'' if len(found) == 1 else 's'}."
+        if found
+        else "No serial port and no VISA instrument was found.",
+    )
     while True:
         _list_wires(found, console)
         wire = _prompt(
@@ -224,6 +236,10 @@ def _free_id(text: str, draft: Draft) -> str:
         raise ValueError(
             "a name has letters, digits and underscores, does not begin with a digit and is no word of Python"
         ) from None
+    if text in NAMES_AT_THE_PROMPT:
+        raise ValueError(
+            f"{text} is the name of something else at the prompt; so are: {', '.join(NAMES_AT_THE_PROMPT)}"
+        )
     if not _is_free(text, draft):
         raise ValueError(f"{text} is taken; taken are: {', '.join(draft.ids)}")
     return text

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coexistence.config import WIRE_KEYS, DualConfig, Finding, Generation, InstrumentConfig
+from coexistence.errors import ConfigError, Problem
 from devices import registry
 from devices.protocols.errors import ValueRefused
 from profiles.prompt_names import PARTS, PLAN_MODULES
@@ -21,6 +22,9 @@ KEYS_OF_MEDIUM = {
     "camera": ("camera_name",),
 }
 """By what kind of wire a type needs, the keys that may name it."""
+
+NAMES_AT_THE_PROMPT = (*PARTS, *PLAN_MODULES)
+"""What no instrument can be called, because a session has something else of that name."""
 
 _CLASS = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):[^\W\d]\w*\Z")
 
@@ -33,16 +37,30 @@ def load_configuration(*configurations: str | os.PathLike[str]) -> DualConfig:
     ConfigError
         With all problems of all files, types and options of instruments included.
     """
-    files = map(find_configuration, configurations)
+    files = [find_configuration(configuration) for configuration in configurations]
     return DualConfig.load(*files, check=InstrumentChecks(), line_settings=line_settings)
 
 
 def find_configuration(configuration: str | os.PathLike[str]) -> Path:
-    """Return the file of a profile that comes with the project, or the path as it is."""
+    """Return the file of a profile that comes with the project, or the path as it is.
+
+    Raises
+    ------
+    ConfigError
+        A name without folder and suffix is neither a file nor a profile.
+    """
     path = Path(configuration)
     packaged = Path(__file__).parent / path / "config.toml"
     is_name = path.name == os.fspath(configuration) and not path.suffix
-    return packaged if is_name and not path.is_file() and packaged.is_file() else path
+    if not is_name or path.is_file():
+        return path
+    if not packaged.is_file():
+        if path.exists():
+            return path
+        profiles = sorted(found.parent.name for found in Path(__file__).parent.glob("*/config.toml"))
+        suggestion = f"give the path of a TOML file, or one of the profiles {', '.join(profiles)}"
+        raise ConfigError(Problem(f"There is no file {path.name!r}, and no profile of this name", suggestion, ""))
+    return packaged
 
 
 def line_settings(instrument: InstrumentConfig) -> Mapping[str, Any]:
@@ -86,11 +104,11 @@ class InstrumentChecks:
 
 def check_instrument(generation: Generation, instrument: InstrumentConfig) -> Iterator[Finding]:
     """Tell what is wrong with a configured instrument by itself, as the registry of devices knows its type."""
-    if instrument.id in (*PARTS, *PLAN_MODULES):
+    if instrument.id in NAMES_AT_THE_PROMPT:
         yield Finding(
             "id",
             f"Instrument ID {instrument.id!r} is the name of something else at the prompt",
-            f"choose another one than {', '.join((*PARTS, *PLAN_MODULES))}",
+            f"choose another one than {', '.join(NAMES_AT_THE_PROMPT)}",
         )
     if instrument.is_foreign:
         yield from _check_class(instrument)

@@ -114,8 +114,10 @@ def test_a_bench_is_asked_together_answer_by_answer(wires: dict[str, str], tmp_p
         assert "Error: 'Newport' is none of: Newport1830C, Elliptec, ESP300, MaiTai, " in dialog.answer(kind, "")
         said = dialog.answer("Its name [power]", "1st")
         assert "Newport1830C: Newport 1830-C" in said
-        refused = dialog.answer("Its name [power]", "meter")
+        refused = dialog.answer("Its name [power]", "catalog")
         assert "Error: a name has letters, digits and underscores, does not begin with a digit" in refused
+        refused = dialog.answer("Its name [power]", "meter")
+        assert "Error: catalog is the name of something else at the prompt; so are: session, RE, " in refused
         dialog.answer("Driver: v2, v4 or both [v4]", "both")
         # An instrument whose type is known is asked as that type alone; several modules on a bus are several.
         dialog.answer(wire, wires["hwp"])

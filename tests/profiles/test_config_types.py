@@ -234,6 +234,18 @@ def test_a_check_knows_what_can_be_simulated(tmp_path: Path, capsys):
     ]
 
 
+def test_a_name_that_is_no_profile_is_told_which_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        load_configuration("simm")
+    assert str(caught.value.problems[0]) == (
+        "There is no file 'simm', and no profile of this name / give the path of a TOML file, or one of the profiles "
+        "lab, sim"
+    )
+    (tmp_path / "sim").mkdir()
+    assert load_configuration("sim").application.name == "sim"
+
+
 def test_editors_know_the_options_of_each_type():
     made = schema()
     jsonschema.Draft7Validator.check_schema(made)
