@@ -149,10 +149,14 @@ class Esp300Protocol:
         """Stop all axes at once."""
         yield Say(encode("AB"))
 
-    def clear_errors(self) -> Conversation[None]:
-        """Empty the error queue: what is in it before a command is not about that command."""
+    def clear_errors(self, axis: int) -> Conversation[None]:
+        """Empty the error queue: what is in it before a command to an axis is not about that command.
+
+        What is about other axes is kept for them, which may be moving.
+        """
         yield from self._collect_errors()
-        self._pending.clear()
+        self._pending.pop(0, None)
+        self._pending.pop(axis, None)
 
     def check_errors(self, axis: int, command: bytes) -> Conversation[None]:
         """Raise what the error queue says about this axis or about the command; keep what is about other axes.
@@ -298,7 +302,7 @@ class Esp300Axis:
 
     def _command(self, command: str) -> Conversation[None]:
         sent = encode(f"{self.number}{command}")
-        yield from self._controller.clear_errors()
+        yield from self._controller.clear_errors(self.number)
         yield Say(sent)
         yield from self._controller.check_errors(self.number, sent)
 

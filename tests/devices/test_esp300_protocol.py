@@ -76,6 +76,15 @@ def test_error_of_another_axis_is_kept_for_it():
         hold(controller.check_errors(2, b"2PA1\r"), NO_ERROR)
 
 
+def test_error_of_an_axis_that_moves_outlives_a_command_to_another_one():
+    axes = esp300.Esp300Protocol(axes=(1, 2)).axes
+    hold(axes[2].start_home(), NO_ERROR, (b"2OR1\r", None), NO_ERROR)
+    hold(axes[1].start_move(1.0), (b"TE?\r", b"204"), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    with pytest.raises(InstrumentFault, match="error 204 after '2OR': axis 2: plus hardware limit"):
+        hold(axes[2].end_motion(None), NO_ERROR)
+    hold(axes[2].end_motion(None), NO_ERROR)
+
+
 def test_motion_state_is_asked_and_understood_the_right_way_round():
     moving, position = hold(axis().ask_motion(), (b"1MD?\r", b"0"), (b"1TP\r", b"3.5000"))
     assert moving
