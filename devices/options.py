@@ -171,8 +171,8 @@ class ESP300Options(SerialOptions):
     """Numbers of the axes in use."""
     units: dict[int, str] = {}
     """By axis, the units it has to be set to (``mm``, ``deg``); a controller that counts in others is refused."""
-    tolerance: float = Field(default=0.005, gt=0)
-    """How far from its target a motion may end, in the axis's units."""
+    tolerance: float | None = Field(default=None, gt=0)
+    """How far from its target a motion may end, in the axis's units; None takes 5 um or 0.005 deg."""
     move_timeout: float = Field(default=120.0, gt=0)
     """Longest duration of a motion in s."""
     home_mode: int = Field(default=1, ge=0, le=6)

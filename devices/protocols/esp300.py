@@ -45,6 +45,22 @@ UNITS = {
     11: "urad",
 }
 
+TOLERANCES = {
+    "count": 10.0,
+    "step": 10.0,
+    "mm": 0.005,
+    "um": 5.0,
+    "in": 2e-4,
+    "mil": 0.2,
+    "uin": 200.0,
+    "deg": 0.005,
+    "grad": 0.005,
+    "rad": 1e-4,
+    "mrad": 0.1,
+    "urad": 100.0,
+}
+"""By units, how far from its target a motion may end unless told otherwise: 5 um, or 0.005 deg."""
+
 GENERAL_ERRORS = {
     1: "communication timeout",
     4: "emergency stop",
@@ -103,7 +119,7 @@ class Esp300Protocol:
     units
         By axis, the units it is expected to be set to; a controller set to others is refused.
     tolerance
-        How far from its target a motion may end, in the axis's units.
+        How far from its target a motion may end, in the axis's units; None takes 5 um or 0.005 deg.
     home_mode
         How to search the home position: 0 zero count, 1 home and index, 2 home, 3/4 plus/minus limit, 5/6 plus/minus
         limit and index.
@@ -117,7 +133,7 @@ class Esp300Protocol:
         *,
         axes: tuple[int, ...] = AXES,
         units: Mapping[int, str] | None = None,
-        tolerance: float = 0.005,
+        tolerance: float | None = None,
         home_mode: int = 1,
     ) -> None:
         self.fields = Fields(
@@ -201,14 +217,19 @@ class Esp300Axis:
     reply_timeout_s = Esp300Protocol.reply_timeout_s
 
     def __init__(
-        self, controller: Esp300Protocol, number: int, wanted_units: str | None, tolerance: float, home_mode: int
+        self,
+        controller: Esp300Protocol,
+        number: int,
+        wanted_units: str | None,
+        tolerance: float | None,
+        home_mode: int,
     ) -> None:
         if number not in AXES:
             raise ValueRefused("axis", number, "1, 2 or 3", instrument=INSTRUMENT)
         if wanted_units is not None and wanted_units not in UNITS.values():
             raise ValueRefused("units", wanted_units, "one of " + ", ".join(UNITS.values()), instrument=INSTRUMENT)
         self.number = number
-        self.tolerance = tolerance
+        self._tolerance = tolerance
         self.home_mode = home_mode
         self.instrument = f"{INSTRUMENT}, axis {number}"
         self._controller = controller
@@ -221,6 +242,11 @@ class Esp300Axis:
     def units(self) -> str:
         """Units of all positions of this axis."""
         return self._units
+
+    @property
+    def tolerance(self) -> float:
+        """How far from its target a motion may end, in the axis's units."""
+        return TOLERANCES[self._units] if self._tolerance is None else self._tolerance
 
     @property
     def limits(self) -> tuple[float, float]:

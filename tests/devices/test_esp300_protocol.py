@@ -20,12 +20,12 @@ from devices.protocols.errors import (
 NO_ERROR = (b"TE?\r", b"0")
 
 
-def axis(number: int = 1, **options) -> esp300.Esp300Axis:
+def axis(number: int = 1, unit_code: bytes = b"2", **options) -> esp300.Esp300Axis:
     found = esp300.Esp300Protocol(axes=(number,), **options).axes[number]
     prefix = str(number).encode()
     hold(
         found.identify(),
-        (prefix + b"SN?\r", b"2"),
+        (prefix + b"SN?\r", unit_code),
         (prefix + b"SL?\r", b"0"),
         (prefix + b"SR?\r", b"50"),
         (prefix + b"ID?\r", b"UTM50PP.1, SN B0117"),
@@ -96,6 +96,16 @@ def test_motion_that_ends_elsewhere_fails():
     hold(axis().end_motion(3.5), NO_ERROR, (b"1TP\r", b"3.5001"))
     with pytest.raises(NotOnTarget, match=r"the motion to 3.5 mm ended at 1.2 mm"):
         hold(axis().end_motion(3.5), NO_ERROR, (b"1TP\r", b"1.2000"))
+
+
+def test_how_far_from_its_target_a_motion_may_end_depends_on_the_units():
+    in_micrometres = axis(unit_code=b"3")
+    hold(in_micrometres.end_motion(3.5), NO_ERROR, (b"1TP\r", b"3.4"))
+    with pytest.raises(NotOnTarget):
+        hold(in_micrometres.end_motion(35), NO_ERROR, (b"1TP\r", b"25"))
+    with pytest.raises(NotOnTarget):
+        hold(axis(unit_code=b"3", tolerance=0.05).end_motion(3.5), NO_ERROR, (b"1TP\r", b"3.4"))
+    assert set(esp300.TOLERANCES) == set(esp300.UNITS.values())
 
 
 def test_home_stop_and_abort():
