@@ -324,7 +324,7 @@ class MaiTaiWavelength:
         return f"{low.value:g} to {high.value:g} nm"
 
     def check_target(self, position: float) -> float:
-        """Return the target if it is a whole number of nm within the tuning range; ValueRefused otherwise."""
+        """Return the target if it is within the tuning range; ValueRefused otherwise. It is sent in whole nm."""
         checked: float = self.fields["setpoint"].check(position)
         return checked
 
