@@ -451,7 +451,7 @@ class ElliptecProtocol:
     def _make_fields(self) -> Fields:
         return Fields(
             self._position_field("readback", "gp", self.position),
-            self._position_field("setpoint", "ma", self.position, remembered=True),
+            self._position_field("setpoint", "ma", self.position, remembered=self._is_close),
             Field(
                 name="velocity",
                 datatype=int,
@@ -492,7 +492,7 @@ class ElliptecProtocol:
         get: Callable[[], Conversation[Stamped[float]]],
         *,
         put: Callable[[float], Conversation[Stamped[float]]] | None = None,
-        remembered: bool = False,
+        remembered: Callable[[float, float], bool] | None = None,
     ) -> Field[float]:
         return Field(
             name=name,
@@ -506,6 +506,9 @@ class ElliptecProtocol:
             limits=self.limits,
             remembered=remembered,
         )
+
+    def _is_close(self, target: float, position: float) -> bool:
+        return abs(self.to_pulses(target) - self.to_pulses(position)) <= self.tolerance_pulses
 
     def _identity_field(
         self,

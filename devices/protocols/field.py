@@ -38,7 +38,8 @@ class Field(Generic[T]):
     limits
         Lowest and highest value that may be set, both allowed.
     remembered
-        The instrument cannot tell the value: it is what was set last, and ``get`` only serves until then.
+        For what the instrument cannot tell, only what has become of it: whether what was set last still stands, given
+        what ``get`` says now, which takes its place otherwise.
     choices
         The values that may be set, when there are only a few.
     shape
@@ -56,7 +57,7 @@ class Field(Generic[T]):
     precision: int | None = None
     limits: tuple[float, float] | None = None
     choices: tuple[T, ...] = ()
-    remembered: bool = False
+    remembered: Callable[[T, T], bool] | None = None
     shape: tuple[int, ...] = ()
 
     def check(self, value: Any) -> T:

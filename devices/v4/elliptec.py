@@ -45,8 +45,8 @@ class ElliptecLogic(WireMovableLogic):
     async def travel(self, target: float, report: Callable[[float], None]) -> None:
         """Move to the target; see :meth:`follow`."""
         motion = self.protocol.move(target)
-        self.connector.backend(self.setpoint).remember(target)
-        await self.follow(motion, report)
+        with self.connector.backend(self.setpoint).remembering(target):
+            await self.follow(motion, report)
 
     async def follow(self, motion: Motion, report: Callable[[float], None]) -> None:
         """Start a motion and return when it has ended well.

@@ -89,6 +89,7 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
         self._connector = connector
         self.field_name = ""
         self._setpoint: Stamped[SignalDatatypeT] | None = None
+        self._is_pinned = False
         self._callback: Callback[Reading[SignalDatatypeT]] | None = None
         self._poll: asyncio.Task[None] | None = None
         self._last: Reading[SignalDatatypeT] | None = None
@@ -142,10 +143,16 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
         if callback:
             self._poll = asyncio.create_task(self._poll_for_ever())
 
-    def remember(self, value: SignalDatatypeT) -> None:
-        """Take note of what was asked for by other means than :meth:`put`."""
+    @contextlib.contextmanager
+    def remembering(self, value: SignalDatatypeT) -> Iterator[None]:
+        """Take a value as what was set last, by other means than :meth:`put`; it stands while the block goes on."""
         self._setpoint = Stamped(value, time.time())
         self.report(self._setpoint)
+        self._is_pinned = True
+        try:
+            yield
+        finally:
+            self._is_pinned = False
 
     def report(self, measured: Stamped[SignalDatatypeT]) -> None:
         """Tell the subscriber about a value that came with something else than a poll."""
@@ -155,10 +162,14 @@ class WireSignalBackend(SignalBackend[SignalDatatypeT]):
         get = self.field.get
         if get is None:
             raise TypeError(f"{self.source('', read=True)} cannot be read")
-        if self.field.remembered and self._setpoint is not None:
-            measured = self._setpoint
+        stands, setpoint = self.field.remembered, self._setpoint
+        if stands and setpoint is not None and self._is_pinned:
+            measured = setpoint
         else:
             measured = await self._connector.hold(get, rank)
+            # Somebody else may have moved it since, by hand for one.
+            if stands and setpoint is not None and stands(setpoint.value, measured.value):
+                measured = setpoint
         return Reading(value=measured.value, timestamp=measured.timestamp, alarm_severity=0)
 
     async def _poll_for_ever(self) -> None:

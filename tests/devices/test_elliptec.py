@@ -281,6 +281,18 @@ async def test_v4_motion_reports_progress_and_locates(bench, connection, slow):
     assert location["readback"] == pytest.approx(40.0, abs=0.1)
 
 
+async def test_v4_knows_when_it_is_not_where_it_was_sent_any_more(bench, connection):
+    device = devices.v4.Elliptec(connection("bus", "rotator"), name="rotator", address="2")
+    await device.connect()
+    await device.set(40.0)
+    bench.set("bus.2", position_deg=10.0)  # by hand
+    location = await device.locate()
+    assert location["setpoint"] == pytest.approx(10.0, abs=0.01), "a relative move begins there"
+    await device.set(20.0)
+    await device.home()
+    assert (await device.locate())["setpoint"] == pytest.approx(0.0, abs=0.1)
+
+
 def test_v2_motion_reports_progress_and_position(bench, rotator, slow):
     slow("2", 4)
     device = rotator("v2")
