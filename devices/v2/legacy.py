@@ -125,7 +125,8 @@ class MeasuredSignal(Signal):
     def check_value(self, value: Any, **_: Any) -> None:
         """Raise ValueRefused when the value is not allowed."""
         if (field := self.field) is not None:
-            with self.parent.driver.dialogue.naming():
+            driver = self.parent.driver
+            with driver.dialogue.naming() if isinstance(driver, BlockingDriver) else contextlib.nullcontext():
                 field.check(value)
 
     def trigger(self) -> DeviceStatus:
