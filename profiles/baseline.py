@@ -11,6 +11,8 @@ from bluesky.preprocessors import SupplementalData, plan_mutator
 from bluesky.protocols import Readable, Triggerable
 from bluesky.utils import Msg, maybe_await
 
+from devices.statuses import ended
+
 logger = logging.getLogger("profiles.baseline")
 
 STREAM = "baseline"
@@ -151,9 +153,4 @@ async def triggered(device: Any) -> None:
     Exception
         What made the measurement fail. Cancelled, the measurement goes on.
     """
-    loop, done = asyncio.get_running_loop(), asyncio.Event()
-    status = device.trigger()
-    status.add_callback(lambda _: loop.call_soon_threadsafe(done.set))
-    await done.wait()
-    if (error := status.exception(timeout=0)) is not None:
-        raise error
+    await ended(device.trigger())

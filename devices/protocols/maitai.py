@@ -302,6 +302,7 @@ class MaiTaiWavelength:
 
     reply_timeout_s = MaiTaiProtocol.reply_timeout_s
     units = "nm"
+    tolerance = TUNING_TOLERANCE_NM / 2
 
     def __init__(self, laser: MaiTaiProtocol) -> None:
         self.instrument = INSTRUMENT

@@ -29,6 +29,10 @@ class PolledMotion(Protocol):
     def limits(self) -> tuple[float, float]:
         """Lowest and highest position that may be asked for."""
 
+    @property
+    def tolerance(self) -> float:
+        """How far from its target it may stand and still be there."""
+
     def identify(self) -> Conversation[str]:
         """Learn what has to be known before the first motion, and describe it."""
 

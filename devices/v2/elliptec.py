@@ -193,6 +193,11 @@ class Elliptec(LegacyPositioner):
         """Lowest and highest position that may be asked for, from the options or the module."""
         return self.driver.protocol.limits
 
+    @property
+    def tolerance(self) -> float:
+        """How far from where it was sent it may stand and still be there, from the options."""
+        return self.driver.protocol.tolerance
+
     def begin_motion(self, target: float) -> None:
         """Start the motion."""
         self.driver.start(self.driver.protocol.move(target))

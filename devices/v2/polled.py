@@ -104,6 +104,12 @@ class PolledPositioner(LegacyPositioner):
         limits: tuple[float, float] = self.driver.protocol.limits
         return limits
 
+    @property
+    def tolerance(self) -> float:
+        """How far from where it was sent it may stand and still be there, from the instrument or its options."""
+        tolerance: float = self.driver.protocol.tolerance
+        return tolerance
+
     def begin_motion(self, target: float) -> None:
         """Start the motion."""
         self.driver.start_move(target)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from bluesky.protocols import Location
 from ophyd import Kind
 from ophyd.positioner import PositionerBase
 from ophyd.status import DeviceStatus, MoveStatus
@@ -17,6 +18,7 @@ from ophyd.status import DeviceStatus, MoveStatus
 from devices.errors import STOP_PATIENCE_S, MoveStopped, is_unsent
 from devices.protocols.conversation import Stamped
 from devices.protocols.errors import NotOnTarget
+from devices.statuses import ended
 from devices.v2.errors import PositionRefused
 from devices.v2.legacy import LegacyDevice
 from devices.v2.worker import Worker
@@ -100,6 +102,7 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
         self._poll_period_s = poll_period_s
         self._mover = Worker(f"{name} motion (v2)", self)
         self._motion: _Motion | None = None
+        self._sent_to: float | None = None
         self._motion_lock = threading.Lock()
         super().__init__(driver, name=name, **kwargs)
         self.readback.name = self.name
@@ -136,6 +139,26 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
     def limits(self) -> tuple[float, float]:
         """Lowest and highest position that may be asked for; equal when there are none."""
         return (0.0, 0.0) if self._limits is None else self._limits
+
+    @property
+    def tolerance(self) -> float:
+        """How far from where it was sent it may stand and still be there."""
+        return self._tolerance or 0.0
+
+    async def locate(self) -> Location[float]:
+        """Measure where it is, and tell where it was sent, which is where relative moves begin.
+
+        Once somebody else has moved it, it counts as sent to where it stands. Does not block the event loop; cancelled,
+        the measurement goes on.
+        """
+        await ended(self.readback.trigger())
+        position: float = self.readback.get()
+        motion, sent_to = self._motion, self._sent_to
+        if motion is not None:
+            return Location(setpoint=motion.target, readback=position)
+        if sent_to is None or abs(position - sent_to) > self.tolerance:
+            sent_to = position
+        return Location(setpoint=sent_to, readback=position)
 
     @property
     def moving(self) -> bool:
@@ -194,6 +217,7 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
         status.add_callback(lambda ended: self._halt_failed(motion, ended))
         with self._motion_lock:
             previous, self._motion = self._motion, motion
+            self._sent_to = motion.target
         if previous is not None and previous.request_halt(False, f"a new target {position:g} was set"):
             self._halt_in_background()
         self._mover.submit(partial(self._run, motion))

@@ -65,6 +65,16 @@ def test_axes_move_at_the_same_time(bench, engine, stage):
     assert [truth(bench, n)["counter"] for n in (1, 2, 3)] == pytest.approx([2, 2, 10], abs=0.005)
 
 
+def test_relative_move_begins_where_the_other_generation_has_left_the_axis(
+    bench, engine, connection, generation, stage
+):
+    other = make({"v2": "v4", "v4": "v2"}[generation], connection, name="other")
+    engine(bps.mv(stage.axis[1], 0.5))
+    engine(bps.mv(other.axis[1], 1.5))
+    engine(bps.mvr(stage.axis[1], 0.25))
+    assert truth(bench, 1)["counter"] == pytest.approx(1.75, abs=0.005)
+
+
 def test_software_limit_is_refused_before_anything_is_sent(wire, engine, stage):
     sent = wire("stage").stats.exchanges
     with pytest.raises((ValueRefused, FailedStatus)) as caught:

@@ -55,10 +55,10 @@ def face(device, generation):
         "movable": hasattr(device, "set"),
     }
     if face["movable"]:
-        if generation == "v4":
-            face["position"] = round(ask("locate")["readback"], 2)
-        else:
-            face["position"] = round(device.position, 2)
+        location = call_in_bluesky_event_loop(device.locate())
+        face["location"] = {which: round(position, 2) for which, position in location.items()}
+        if generation == "v2":
+            assert device.position == location["readback"]
     return face
 
 
