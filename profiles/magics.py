@@ -24,10 +24,9 @@ from rich.console import Console
 
 from coexistence.errors import CoexistenceError
 from devices.protocols.errors import ProtocolError
-from profiles.baseline import triggered
 from profiles.health_report import print_health
 from profiles.interruption import AbortOnInterrupt
-from profiles.parts import detectors, find_part, measures_on_demand, movables
+from profiles.parts import detectors, find_part, movables
 from profiles.runs import list_runs
 from profiles.session import Session
 from profiles.wire_report import print_wires, wires_as_json
@@ -223,9 +222,6 @@ async def _place(device: Any) -> str:
                 location = await maybe_await(device.locate())
                 place = f"{location['readback']:g} (sent to {location['setpoint']:g})"
             else:
-                # Somebody else may have moved it since it was read last.
-                if measures_on_demand(getattr(device, "readback", None)):
-                    await triggered(device.readback)
                 place = f"{device.position:g}"
             described = await maybe_await(device.describe())
     except Exception as error:

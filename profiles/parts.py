@@ -57,11 +57,6 @@ def is_movable(device: Any) -> bool:
     return isinstance(device, Movable) and knows and callable(getattr(device, "stop", None))
 
 
-def measures_on_demand(signal: Any) -> bool:
-    """Tell whether a synchronous signal has a new value only when it is triggered to measure one."""
-    return callable(getattr(signal, "measure", None)) and callable(getattr(signal, "trigger", None))
-
-
 def parts_of(name: str, device: Any) -> Iterator[tuple[str, Any]]:
     """Yield by name the devices right below one, of either generation."""
     if isinstance(device, Mapping):

@@ -15,7 +15,6 @@ from typing import Any
 from bluesky import RunEngine
 
 from profiles.baseline import triggered
-from profiles.parts import measures_on_demand
 
 logger = logging.getLogger("profiles.suspenders")
 
@@ -258,6 +257,11 @@ def _is_asynchronous(signal: Any) -> bool:
     return callable(getattr(signal, "subscribe_reading", None))
 
 
+def _measures_on_demand(signal: Any) -> bool:
+    """Tell whether a synchronous signal has a new value only when it is triggered to measure one."""
+    return callable(getattr(signal, "measure", None)) and callable(getattr(signal, "trigger", None))
+
+
 async def _value_of(signal: Any) -> Any:
     if _is_asynchronous(signal):
         reading = await signal.read()
@@ -265,7 +269,7 @@ async def _value_of(signal: Any) -> Any:
         if value.get("alarm_severity", 0) == _INVALID:
             raise ValueError("the reading is invalid")
         return value["value"]
-    if measures_on_demand(signal):
+    if _measures_on_demand(signal):
         await triggered(signal)
         return signal.get()
     return await asyncio.to_thread(signal.get)
@@ -282,7 +286,7 @@ def _subscribe(signal: Any, loop: asyncio.AbstractEventLoop, changed: asyncio.Ev
 
         signal.subscribe_reading(note)
         return lambda: signal.clear_sub(note)
-    if measures_on_demand(signal):
+    if _measures_on_demand(signal):
         return lambda: None
     token = signal.subscribe(lambda **_: loop.call_soon_threadsafe(changed.set), run=False)
     return lambda: signal.unsubscribe(token)

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from bluesky.protocols import Location
 from ophyd import Device
 from ophyd.positioner import PositionerBase
 from ophyd.status import DeviceStatus, MoveStatus
 
 from devices.power_calibration import PowerCalibration, PowerScale, PowerUnits
+from devices.statuses import ended
 
 
 class HalfWavePlatePower(Device, PositionerBase):
@@ -44,6 +46,15 @@ class HalfWavePlatePower(Device, PositionerBase):
         """What the rotator's last measured position means; None before the first measurement."""
         angle = self.rotator.position
         return None if angle is None else self.scale.value(angle)
+
+    async def locate(self) -> Location[float]:
+        """Measure where the rotator is, and return the power that means: relative moves begin there.
+
+        Does not block the event loop; cancelled, the measurement goes on.
+        """
+        await ended(self.trigger())
+        position = self.scale.value(self.rotator.position)
+        return Location(setpoint=position, readback=position)
 
     @property
     def egu(self) -> str:

@@ -127,8 +127,8 @@ def test_devices_of_both_generations_and_their_axes_move_and_tell_where_they_are
     shell.type("%mov polarizer 45 stages.axis[1] 0.5")
     places = shell.type("%wa")
     assert re.search(r"polarizer +(45|44\.99\d*|45\.0\d*) \(sent to 45\) deg\n", places)
-    assert re.search(r"stages\.axis_1 +0\.5 mm\n", places)
-    assert re.search(r"laser\.wavelength +800 nm\n", places)
+    assert re.search(r"stages\.axis_1 +0\.5 \(sent to 0\.5\) mm\n", places)
+    assert re.search(r"laser\.wavelength +800 \(sent to 800\) nm\n", places)
     shell.type("%movr polarizer -15")
     assert re.search(r"polarizer +(30|29\.99\d*|30\.0\d*) \(sent to 30\) deg\n", shell.type("%wa polarizer"))
     assert "stages.axis has no part [7]; there are: stages.axis[1], stages.axis[2]" in shell.type(
@@ -151,7 +151,7 @@ def test_what_is_refused_is_told_in_a_line_and_ctrl_c_stops_what_moves(shell: Sh
     shell.interrupt()
     shell._number += 1
     assert "Stopped by Ctrl-C." in shell._until_prompt()
-    stood = re.search(r"stages\.axis\[1\] +([\d.e-]+) mm", shell.type("%wa stages.axis[1]"))
+    stood = re.search(r"stages\.axis\[1\] +([\d.e-]+) \(sent to [\d.e-]+\) mm", shell.type("%wa stages.axis[1]"))
     assert stood is not None
     assert 0.5 < float(stood[1]) < 45
 
@@ -326,7 +326,7 @@ def test_places_are_those_of_now_and_one_that_is_lost_hides_no_other():
         wrap(driver, name=name, position=Slide.where, move="position", units="mm")
         for name, driver in zip("ab", drivers, strict=True)
     ]
-    assert asyncio.run(_places(slides)) == ["1 mm", "1 mm"]
+    assert asyncio.run(_places(slides)) == ["1 (sent to 1) mm", "1 (sent to 1) mm"]
     drivers[0].position = 2.5  # by hand
     drivers[1].unplugged = True
-    assert asyncio.run(_places(slides)) == ["2.5 mm", "not known: the cable is out"]
+    assert asyncio.run(_places(slides)) == ["2.5 (sent to 2.5) mm", "not known: the cable is out"]
