@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from traceback import print_exception
+from types import TracebackType
 from typing import Any
 
 from bluesky.utils import FailedStatus
@@ -26,6 +28,7 @@ from profiles.console import say, say_table
 from profiles.device_names import UnknownDevice, find_devices, meant_ids, split_name
 from profiles.malus_report import MalusReport, read_report
 from profiles.plan_arguments import PlanArgument, arguments_of
+from profiles.prompt_names import prompt_names
 from profiles.scan_display import shown_scan
 from profiles.session import Session
 
@@ -59,8 +62,9 @@ def run_script(
 ) -> int:
     """Open a session and run a script in it; return the exit code.
 
-    The script sees `session`, `RE`, `devices`, and each connected device by its id, as globals; its arguments are in
-    `sys.argv`.
+    The script has the names of the prompt as globals: `session`, `RE`, `devices`, `bp`, plans, and each connected
+    device by its id. Its arguments are in `sys.argv`, and modules beside it can be imported. What it raises is shown
+    from its own lines on.
     """
     if not script.is_file():
         print(f"tandem: there is no script {script}", file=sys.stderr)
@@ -69,9 +73,21 @@ def run_script(
         session.exit_on_sigterm()
         print_failures(session, Console(stderr=True))
         sys.argv = [str(script), *arguments]
-        names = {**session.devices, "session": session, "RE": session.RE, "devices": session.devices}
-        runpy.run_path(str(script), init_globals=names, run_name="__main__")
+        sys.path.insert(0, str(script.resolve().parent))
+        try:
+            runpy.run_path(str(script), init_globals=prompt_names(session), run_name="__main__")
+        except Exception as error:
+            print_exception(error.with_traceback(_from_file(str(script), error.__traceback__)))
+            return 1
     return 0
+
+
+def _from_file(path: str, trace: TracebackType | None) -> TracebackType | None:
+    """Return what of a traceback begins in a file; all of it when nothing does."""
+    part = trace
+    while part is not None and part.tb_frame.f_code.co_filename != path:
+        part = part.tb_next
+    return part or trace
 
 
 def list_plans(*, json_output: bool) -> int:

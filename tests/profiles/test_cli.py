@@ -194,10 +194,18 @@ def test_a_plan_runs_from_the_command_line_and_is_listed(tandem, typed, data_dir
 
 def test_a_script_has_the_sessions_names_and_its_own_arguments(tandem, data_dir: Path, tmp_path: Path):
     script = tmp_path / "script.py"
-    script.write_text("import sys\nprint(RE.state, devices.hwp is hwp, session.data_dir, sys.argv[1:])\n")
+    (tmp_path / "beside_it.py").write_text("MISTAKE = 'mine'\n")
+    script.write_text(
+        "import sys\nimport beside_it\nprint(RE.state, devices.hwp is hwp, session.data_dir, sys.argv[1:])\n"
+        "print(bp.count.__name__, malus.__name__)\nraise ValueError(beside_it.MISTAKE)\n"
+    )
     done = finished(tandem("run", "--simulate", "--data-dir", data_dir, script, "--", "a", "-b"), env=FAST)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"idle True {data_dir} ['a', '-b']\n"
+    assert done.stdout == f"idle True {data_dir} ['a', '-b']\ncount malus\n", done.stderr
+    assert done.returncode == 1
+    shown = done.stderr[done.stderr.index("Traceback") :].splitlines()
+    assert shown[1] == f'  File "{script}", line 5, in <module>'
+    assert shown[-1] == "ValueError: mine"
+    assert "runpy" not in done.stderr
 
 
 def test_what_the_user_can_mend_is_told_without_a_traceback(typed, tmp_path: Path):
