@@ -67,13 +67,21 @@ class SessionMagics(Magics):
         if not devices:
             print("Nothing here measures.")
         readings: dict[str, Mapping[str, Any]] = {}
-        self._run(_measure(list(devices.values()), readings))
-        if devices and not readings:
+        troubles: dict[str, str] = {}
+        try:
+            ended = self._run(_measure(list(devices.values()), readings))
+        except UsageError:
+            if len(devices) == 1:
+                raise
+            ended = self._measure_each(devices, readings, troubles)
+        if devices and ended and not readings and not troubles:
             print(f"Nothing is measured by {', '.join(devices)}: the configuration declares no signals.")
         width = max(map(len, readings), default=0)
-        units = self._units(list(devices.values()))
+        units = self._units([device for name, device in devices.items() if name not in troubles])
         for column, reading in readings.items():
             print(f"{column:<{width}}  {reading['value']} {units.get(column, '')}".rstrip())
+        for name, trouble in troubles.items():
+            print(f"{name} is not measured: {trouble}")
 
     @line_magic
     def wa(self, line: str) -> None:
@@ -140,7 +148,20 @@ class SessionMagics(Magics):
         except Exception as error:  # whatever an expression of the user's raises
             raise UsageError(f"{text!r} is no number ({error}); write it as in: {example}") from None
 
-    def _run(self, plan: Generator[Msg, Any, Any]) -> None:
+    def _measure_each(
+        self, devices: Mapping[str, Any], readings: dict[str, Mapping[str, Any]], troubles: dict[str, str]
+    ) -> bool:
+        """Measure devices one after the other, so that one that fails hides no other; False after Ctrl-C."""
+        for name, device in devices.items():
+            try:
+                if not self._run(_measure([device], readings)):
+                    return False
+            except UsageError as trouble:
+                troubles[name] = str(trouble)
+        return True
+
+    def _run(self, plan: Generator[Msg, Any, Any]) -> bool:
+        """Run a plan to its end; False when Ctrl-C has ended it before."""
         run_engine = self._session.RE
         if run_engine.state != "idle":
             plan.close()
@@ -150,6 +171,7 @@ class SessionMagics(Magics):
         try:
             with _trouble_in_a_line():
                 run_engine(plan)
+            return True
         except KeyboardInterrupt:
             print("Stopped by Ctrl-C.")
         except RunEngineInterrupted:
@@ -158,6 +180,7 @@ class SessionMagics(Magics):
                 run_engine.abort()
         finally:
             run_engine.context_managers = usual
+        return False
 
     def _units(self, devices: Sequence[Any]) -> dict[str, str]:
         units: dict[str, str] = {}

@@ -164,6 +164,12 @@ def test_what_is_measured_at_the_prompt_has_its_units(shell: Shell):
     assert "camera" not in measured
     assert re.search(r"camera_mean +\d+\.\d+ counts\n", shell.type("%ct camera"))
     assert "'power_v4_power': {'value':" in shell.type("await power_v4.read()")
+    shell.type("session.simulated.process.fault('ttyUSB0', 'saturation', count=None)")
+    measured = shell.type("%ct")
+    assert "voltmeter_reading" in measured
+    for meter in ("power_v2", "power_v4"):
+        assert f"{meter} is not measured: OutOfScale: {meter} (Newport 1830-C on /" in measured
+    shell.type("session.simulated.process.clear_faults()")
 
 
 @pytest.mark.server
