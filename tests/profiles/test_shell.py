@@ -119,6 +119,7 @@ def test_a_prompt_says_what_is_there(shell: Shell):
     assert "Names: session, RE, devices, sd, bec, catalog, bp, bps, bpp, " in shell.banner
     assert re.search(r"Plans: .*malus, ", shell.banner)
     assert "Commands: %mov %movr %ct %wa %wires %health %runs" in shell.banner
+    assert re.search(r"`await (power_v4|hwp|polarizer|voltmeter|camera)\.read\(\)` works too", shell.banner)
     assert "(True, 8)" in shell.type("session.wait_connected(60), len(devices)")
 
 
