@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from coexistence.arbiter import Rank
 from coexistence.channel import Channel
 from coexistence.device_cache import DeviceCache
-from coexistence.errors import ConfigError
+from coexistence.errors import ConfigError, WireClosed
 from coexistence.guard import Guard
 from coexistence.serial_port import SerialPortPool
 from coexistence.wire import Wire
@@ -58,11 +58,14 @@ class SharedResources:
         self._visa_backend = "@py" if config is None else config.application.visa_backend
         self._visa: VisaSessionManager | None = None
         self._lock = threading.Lock()
+        self._closed = False
 
     @property
     def visa(self) -> VisaSessionManager:
         """The VISA sessions; serial resources among them are the pool's ports."""
         with self._lock:
+            if self._closed:
+                raise WireClosed("VISA", "")
             if self._visa is None:
                 from coexistence.visa_manager import VisaSessionManager
 
@@ -124,8 +127,9 @@ class SharedResources:
         return Guards(channels, owner, timeout, rank)
 
     def close(self) -> None:
-        """Close all wires."""
+        """Close all wires, for good."""
         with self._lock:
+            self._closed = True
             visa, self._visa = self._visa, None
         if visa is not None:
             visa.close()

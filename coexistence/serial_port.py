@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from coexistence.channel import Channel
-from coexistence.errors import ConfigError, Problem, WireDisconnected, checked
+from coexistence.errors import ConfigError, Problem, WireClosed, WireDisconnected, checked
 from coexistence.line_settings import LineSettings, check_terminator, check_timeout
 from coexistence.serial_transport import check_path, device_path, make_serial_transport
 from coexistence.wire import Wire
@@ -153,6 +153,7 @@ class SerialPortPool:
     def __init__(self) -> None:
         self._ports: list[SharedSerialPort] = []
         self._lock = threading.Lock()
+        self._closed = False
 
     def get(self, path: str, **settings: Any) -> SharedSerialPort:
         """Return the port, opened with these settings if it was not open.
@@ -168,9 +169,13 @@ class SerialPortPool:
             The port is open with other settings; both are named.
         WireDisconnected, WireInUse
             As for :class:`SharedSerialPort`.
+        WireClosed
+            The pool has been closed.
         """
         checked(*check_path(path))
         with self._lock:
+            if self._closed:
+                raise WireClosed(path, "")
             port = self._find(path)
             if port is None:
                 port = SharedSerialPort(path, **settings)
@@ -198,8 +203,9 @@ class SerialPortPool:
             return [port for port in self._ports if not port.wire.closed]
 
     def close(self) -> None:
-        """Close all ports."""
+        """Close all ports, for good: what comes back from a call that hung opens none of them again."""
         with self._lock:
+            self._closed = True
             ports, self._ports = self._ports, []
         for port in ports:
             port.close()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bluesky import RunEngine
 
 from catalog import CatalogSession
+from catalog.errors import CatalogUnavailable
 from catalog.external import ExternalServer
 from coexistence import SharedResources
 from coexistence.config import DualConfig, Generation
@@ -225,8 +226,11 @@ class Session:
         Raises
         ------
         CatalogError
-            The server did not start, or not in time.
+            The server did not start, or not in time; or the session is closed.
         """
+        if self._closed:
+            how = f"from catalog import open_catalog; open_catalog({str(self.data_dir)!r})"
+            raise CatalogUnavailable(self.data_dir, f"The session is closed. Its runs are still there: {how}")
         runs = self.capture.catalog(CATALOG_WAIT_S)
         if self._last_run is not None:
             self.capture.wait_delivered(self._last_run, CATALOG_WAIT_S)

@@ -13,6 +13,7 @@ from coexistence import (
     LockOrderViolation,
     Rank,
     SharedResources,
+    WireClosed,
 )
 from coexistence.config import DualConfig
 
@@ -127,6 +128,16 @@ def test_who_holds_and_who_waits_is_told(resources, meter, wait_for):
         assert waiting.waited >= 0
     asked.join()
     assert resources.held()[0].holder is None
+
+
+def test_nothing_is_opened_again_once_all_is_closed(resources, tmp_path):
+    with PtyInstrument(link=tmp_path / "late") as instrument:
+        resources.serial.get(instrument.path)
+        resources.close()
+        with pytest.raises(WireClosed, match="late has been closed"):
+            resources.serial.get(instrument.path)  # a call that hung while everything was closed
+        with pytest.raises(WireClosed, match="VISA has been closed"):
+            resources.visa.session("TCPIP0::127.0.0.1::5025::SOCKET", owner="late")
 
 
 def test_no_wires_at_all_are_refused_with_the_reason(resources):

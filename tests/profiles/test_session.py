@@ -18,13 +18,13 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 
 from catalog import find_journal, read_journal
+from catalog.errors import CatalogUnavailable
 from coexistence import CommandTimeout, ConfigError, RuntimeState, WireDisconnected, WireInUse
 from coexistence.config import DualConfig
 from devices.protocols.errors import ProtocolError
 from plans import malus
 from profiles.instruments import InstrumentsFailed
 from profiles.session import Session
-from simulators.errors import SpecError
 
 METER = {"type": "Newport1830C", "serial_port": "/dev/ttyUSB0"}
 ROTATOR = {"type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3"}
@@ -297,7 +297,10 @@ def test_what_cannot_be_simulated_is_told_by_name(data_dir: Path):
         ConfigError, match=r"^Instrument 'm' cannot be simulated: There is no instrument type 'Newport1830'"
     ):
         Session.open(bench(v2=[typing_error]), simulate=True, data_dir=data_dir)
-    with pytest.raises(SpecError, match="speed_deg"):
+    with pytest.raises(
+        ConfigError,
+        match=r"Elliptec has no option 'speed_deg'; did you mean 'speed_deg_per_s'\? / correct its simulation",
+    ):
         Session.open(bench(v4=[rotator("r", simulation={"speed_deg": 1})]), simulate=True, data_dir=data_dir)
 
 
@@ -400,6 +403,8 @@ def test_devices_are_found_by_name_attribute_and_completion(data_dir: Path):
         assert devices._ipython_key_completions_() == ["r"]
         with pytest.raises(KeyError, match="no device is called 'x'; there are: r"):
             _ = devices["x"]
+    with pytest.raises(CatalogUnavailable, match=r"The session is closed\. Its runs are still there: .*open_catalog\("):
+        _ = session.catalog
 
 
 def test_stock_classes_stand_beside_the_projects_own(data_dir: Path):
