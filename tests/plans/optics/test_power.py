@@ -69,7 +69,7 @@ def test_power_hold_corrects_what_the_source_loses(bench, power, row):
     wanted = 0.5 * power.limits[1]
     bench.simulators.set("bench", attenuation=0.9 / 3000)
     try:
-        bench.RE(power_hold(bench.meter, power, wanted, 1.0, period_s=0.05, gain=0.7))
+        bench.RE(power_hold(bench.meter, power, wanted, 2.5, period_s=0.05, gain=0.7))
     finally:
         bench.simulators.set("bench", attenuation=1 / 3000)
     found, events = row(bench, "power_hold"), bench.events()
