@@ -32,6 +32,7 @@ from faulty_server import FaultyServer
 
 from catalog import CatalogSession, ExternalServer, original_documents
 from catalog.directory import CatalogState
+from catalog.locking import FileLock
 
 pytestmark = [pytest.mark.soak, pytest.mark.server, pytest.mark.timeout(3600)]
 
@@ -39,7 +40,7 @@ ROUNDS = 52
 """Thirteen for each victim."""
 
 EVENTS = 1_000_000
-LARGEST_DAEMON_BYTES = 1.5 * 2**30
+LARGEST_DAEMON_MB = 1500
 READERS = 20
 
 PATIENCE_S = 600.0
@@ -164,66 +165,105 @@ def test_a_server_that_answers_errors_for_a_while(data_dir, tmp_path):
         other.close(wait_delivered=60.0)
 
 
-def test_a_million_events_that_waited_for_the_server(data_dir):
+@contextlib.contextmanager
+def server_kept_down(session):
+    """Kill the server, and keep every one that the daemon starts in its place from the databases."""
+    lock = FileLock(session.directory.server_lock)
+
+    def taken():
+        state = state_of(session)
+        if lock.acquire():
+            return True
+        with contextlib.suppress(ProcessLookupError, TypeError):
+            os.kill(state.server_pid, signal.SIGKILL)
+        return False
+
+    wait_until(taken, "the server to be down")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class MemoryOf(threading.Thread):
+    """Watches the memory that a process holds, in MB, until told to stop."""
+
+    def __init__(self, pid):
+        super().__init__(daemon=True)
+        self.pid = pid
+        self.first = self.now
+        self.most = self.first
+        self._done = threading.Event()
+
+    @property
+    def now(self):
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
+
+    def run(self):
+        while not self._done.wait(0.02):
+            self.most = max(self.most, self.now)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+        self.join()
+
+
+def flood(emit, run, descriptor):
+    """Emit a run of a million events."""
+    emit("start", {"uid": run, "time": time.time(), "plan_name": "flood"})
+    data_keys = {"x": {"source": "flood", "dtype": "number", "shape": []}}
+    about = {"run_start": run, "name": "primary", "configuration": {}, "hints": {}, "object_keys": {}}
+    emit("descriptor", {"uid": descriptor, "time": time.time(), "data_keys": data_keys, **about})
+    for number in range(1, EVENTS + 1):
+        now = time.time()
+        event = {"uid": f"{number}", "descriptor": descriptor, "seq_num": number, "time": now}
+        emit("event", {**event, "data": {"x": number / 7}, "timestamps": {"x": now}})
+    end = {"uid": str(uuid.uuid4()), "run_start": run, "time": time.time(), "exit_status": "success"}
+    emit("stop", {**end, "num_events": {"primary": EVENTS}})
+
+
+def test_a_million_events_while_the_server_is_down(data_dir):
     run, descriptor = str(uuid.uuid4()), str(uuid.uuid4())
-    with CatalogSession(data_dir) as session:
+    told = []
+    with CatalogSession(data_dir, on_trouble=told.append) as session:
         session.catalog(wait=PATIENCE_S)
-        daemon = state_of(session).daemon_pid
-        os.kill(daemon, signal.SIGSTOP)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        first = state_of(session)
+        with server_kept_down(session), MemoryOf(os.getpid()) as mine, MemoryOf(first.daemon_pid) as daemons:
+            began = time.monotonic()
+            flood(session.journal, run, descriptor)
+            recorded_s = time.monotonic() - began
+            # The daemon has given servers up meanwhile, looks at the journals again and again, and starts the next.
+            wait_until(lambda: told, "the user to be told", PATIENCE_S)
+            assert state_of(session).daemon_pid == first.daemon_pid
+            assert state_of(session).phase == "failed"
+            assert not session.directory.delivered_journal_of(run)
+            down_s = time.monotonic() - began
+        grown, daemon_grown = mine.most - mine.first, daemons.most - daemons.first
+        assert grown < 100
+        assert daemon_grown < 100
         began = time.monotonic()
-        session.journal("start", {"uid": run, "time": time.time(), "plan_name": "flood"})
-        data_keys = {"x": {"source": "flood", "dtype": "number", "shape": []}}
-        session.journal(
-            "descriptor",
-            {
-                "uid": descriptor,
-                "run_start": run,
-                "time": time.time(),
-                "name": "primary",
-                "data_keys": data_keys,
-                "configuration": {},
-                "hints": {},
-                "object_keys": {},
-            },
-        )
-        for number in range(1, EVENTS + 1):
-            now = time.time()
-            event = {"uid": f"{number}", "descriptor": descriptor, "seq_num": number, "time": now}
-            session.journal("event", {**event, "data": {"x": number / 7}, "timestamps": {"x": now}})
-        session.journal(
-            "stop",
-            {
-                "uid": str(uuid.uuid4()),
-                "run_start": run,
-                "time": time.time(),
-                "exit_status": "success",
-                "num_events": {"primary": EVENTS},
-            },
-        )
-        recorded_s = time.monotonic() - began
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        assert grown < 100 * 1024  # kibibytes
-        os.kill(daemon, signal.SIGCONT)
-        began = time.monotonic()
-        largest = 0
-
-        def delivered():
-            nonlocal largest
-            with open(f"/proc/{daemon}/statm") as statm:
-                largest = max(largest, int(statm.read().split()[1]) * resource.getpagesize())
-            return session.directory.delivered_journal_of(run)
-
-        wait_until(delivered, "a million events", timeout=1800.0)
+        with MemoryOf(os.getpid()) as mine, MemoryOf(first.daemon_pid) as daemons:
+            wait_until(lambda: session.directory.delivered_journal_of(run), "a million events", timeout=1800.0)
         report(
             recorded_s=round(recorded_s, 1),
-            session_grew_MB=round(grown / 1024, 1),
+            down_s=round(down_s, 1),
+            session_grew_MB=round(grown, 1),
+            daemon_grew_MB=round(daemon_grown, 1),
             delivered_s=round(time.monotonic() - began, 1),
-            daemon_at_most_MB=round(largest / 1e6),
+            servers_started_meanwhile=state_of(session).restarts,
+            session_at_most_MB=round(mine.most),
+            daemon_at_most_MB=round(daemons.most),
         )
-        assert largest < LARGEST_DAEMON_BYTES
-        table = session.catalog()[run]["primary"].base["internal"].read(["seq_num", "x"])
+        assert state_of(session).daemon_pid == first.daemon_pid
+        assert mine.most - mine.first < 100
+        assert daemons.most < LARGEST_DAEMON_MB
+        table = session.catalog(wait=PATIENCE_S)[run]["primary"].base["internal"].read(["seq_num", "x"])
         assert table["seq_num"].tolist() == list(range(1, EVENTS + 1))
+        assert table["x"].tolist() == [number / 7 for number in range(1, EVENTS + 1)]
         assert sum(name == "event" for name, _ in original_documents(data_dir, run)) == EVENTS
         session.close(wait_delivered=60.0)
 
