@@ -24,6 +24,8 @@ from typing import Any
 from .directory import DataDirectory
 from .indexes import create_indexes, use_indexes
 from .locking import FileLock
+from .rewriting import RewriteGate
+from .table_connections import connect_each_thread_for_itself, tables_uri
 
 LOCK_PATIENCE_S = 20.0
 """How long a new server waits for the one before it to let go of the databases."""
@@ -54,13 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_database(directory.database)
     create_indexes(directory.database)
     use_indexes()
+    connect_each_thread_for_itself(directory.tables)
     import uvicorn
     from tiled.server.app import build_app_from_config
 
     app = build_app_from_config(server_configuration(directory))
     server = uvicorn.Server(
         uvicorn.Config(
-            app,
+            RewriteGate(app, directory),
             # The access log would hold the key whenever somebody opens the printed address.
             access_log=False,
             log_level="warning",
@@ -85,7 +88,7 @@ def server_configuration(directory: DataDirectory) -> dict[str, Any]:
     return {
         "catalog": {
             "uri": f"sqlite:///{directory.database}",
-            "writable_storage": [str(directory.arrays), f"duckdb:///{directory.tables}"],
+            "writable_storage": [str(directory.arrays), tables_uri(directory.tables)],
             # Runs refer to camera files wherever they are; who has the key could read them as a user anyway.
             "readable_storage": ["/"],
         },
