@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from . import zarr_files  # noqa: F401 - the writer learns of Zarr by it
 from .checksums import file_of
 from .directory import DataDirectory, uid_of_journal
 from .encoding import Document, as_json, encode
+from .errors import JournalCorrupt
 from .journal import JournalTail, compress_journal, sync_descriptor
 from .locking import lock_descriptor
 
@@ -63,6 +65,24 @@ class ColumnTypeChanged(Exception):
         self.column = column
         self.promoted = promoted
         super().__init__(f"column '{column}' of stream '{stream}' needs the type {promoted}")
+
+
+class RowsMissing(Exception):
+    """The server has not the rows that it has acknowledged.
+
+    Attributes
+    ----------
+    table : str
+        Path of the table on the server.
+    sent, found : int
+        Numbers of rows.
+    """
+
+    def __init__(self, table: str, sent: int, found: int) -> None:
+        self.table = table
+        self.sent = sent
+        self.found = found
+        super().__init__(f"the server has {found} of the {sent} rows of {table} that it has acknowledged.")
 
 
 class RunDelivery:
@@ -113,6 +133,8 @@ class RunDelivery:
             self._normalizer.subscribe(self._writer)
         begin = self._tail.offset
         documents = self._tail.read(BATCH_BYTES)
+        if begin == 0:
+            self._refuse_foreign_file(documents)
         if not documents:
             documents = self._documents_of_dead_session()
         more = self._tail.offset - begin >= BATCH_BYTES
@@ -165,6 +187,13 @@ class RunDelivery:
         if name == "stop":
             self.stopped = True
 
+    def _refuse_foreign_file(self, documents: list[tuple[str, Document]]) -> None:
+        """Make sure that a file is a run's journal before anything is done to it; those have a whole first line."""
+        name, document = documents[0] if documents else ("", {})
+        if name != "start" or document.get("uid") != self.uid:
+            problem = "a journal begins with the start document of the run that it is named after; it is left alone"
+            raise JournalCorrupt(self.path, 1, problem)
+
     def _documents_of_dead_session(self) -> list[tuple[str, Document]]:
         """Close the journal of a session that died, and return what was not read yet."""
         assert self._tail is not None
@@ -202,9 +231,10 @@ class RunDelivery:
 class RunWriter(_RunWriter):  # type: ignore[misc]
     """The writer of bluesky-tiled-plugins for one run, able to begin again and to write when told.
 
-    It differs in five things: a run that is there already is emptied and written anew; an append is never
-    repeated blindly; rows are written by `flush`, not by their number; the type of a column follows the
-    descriptor, not the first value; and rows and columns of a square image have names of their own.
+    It differs in six things: a run that is there already is emptied and written anew; an append is never
+    repeated blindly; rows are written by `flush`, not by their number; they are counted on the server before the run
+    is complete; the type of a column follows the descriptor, not the first value; and rows and columns of a square
+    image have names of their own.
     """
 
     def __init__(self, runs: Any, directory: DataDirectory, promoted: Mapping[tuple[str, str], str]) -> None:
@@ -217,6 +247,7 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         self._column_types: dict[str, dict[str, str]] = {}
         self._array_types: dict[tuple[str, str], np.dtype[Any]] = {}
         self._undeclared: set[tuple[str, str]] = set()
+        self._rows_sent: Counter[str] = Counter()
 
     def note_undeclared_types(self, descriptor: Document) -> None:
         """Note whose machine type the descriptor does not tell; to be called before it is normalized."""
@@ -281,9 +312,18 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         """Write what is left and then the stop document, which makes the run complete."""
         # What is flushed is forgotten; the writer's own way out keeps the frames it has announced.
         self.flush()
+        self._count_rows()
         if doc.get("reason") == UNFINISHED_REASON:
             self._leave_out_unannounced_frames()
         super().stop(doc)
+
+    def _count_rows(self) -> None:
+        """Make sure that the server has kept what it took: not every server does when it is read at the same time."""
+        for table in self._internal_tables.values():
+            path = "/".join(table.path_parts)
+            found = len(table.read_partition(0, [table.columns[0]]))
+            if found != self._rows_sent[path]:
+                raise RowsMissing(path, self._rows_sent[path], found)
 
     def _leave_out_unannounced_frames(self) -> None:
         """Have the server read the frames that events tell of; a killed session's file may hold one more.
@@ -386,6 +426,7 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
             except pyarrow.ArrowInvalid as error:
                 raise ColumnTypeChanged(desc_name, field.name, _common_kind(column.type, field.type)) from error
         df_client.append_partition(0, pyarrow.Table.from_arrays(columns, schema=schema))
+        self._rows_sent["/".join(df_client.path_parts)] += table.num_rows
 
 
 def _is_plain(descriptor: Document) -> bool:

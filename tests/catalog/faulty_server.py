@@ -20,7 +20,8 @@ class FaultyServer:
     """Passes requests on to the server at ``url``, or does what ``fault(method, path)`` says.
 
     A fault is an HTTP status to answer with, ``"hang"`` (answer nothing for ``hang_s``), ``"cut"`` (close the
-    connection at once), ``"lose"`` (have the request done, and close the connection in place of the reply), or None.
+    connection at once), ``"lose"`` (have the request done, and close the connection in place of the reply),
+    ``"forget"`` (say that it is done, and do nothing), or None.
     """
 
     def __init__(self, url: str, fault: Callable[[str, str], Any] = lambda *_: None, hang_s: float = 2.0) -> None:
@@ -54,6 +55,9 @@ class FaultyServer:
                     proxy.faults[fault] += 1
                 if isinstance(fault, int):
                     self.reply(fault, [("content-type", "text/plain")], b"a fault that was asked for")
+                    return
+                if fault == "forget":
+                    self.reply(200, [("content-type", "application/json")], b"{}")
                     return
                 if fault == "hang":
                     time.sleep(proxy.hang_s)

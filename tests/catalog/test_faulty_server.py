@@ -106,6 +106,15 @@ def test_faults_of_every_kind_within_a_run_lose_and_double_nothing(RE, deliverie
     assert set(faulty.faults) == set(faults.values())
 
 
+def test_rows_that_a_server_took_and_did_not_keep_are_written_again(RE, deliveries, faulty, journal, served, det):
+    faults = iter(["forget"])
+    faulty.fault = lambda method, path: next(faults, None) if (method, "/internal" in path) == ("PATCH", True) else None
+    RE.subscribe(journal)
+    (uid,) = RE(count([det], 5))
+    assert_delivered(deliveries, served, uid)
+    assert faulty.faults == {"forget": 1}
+
+
 def test_a_wrong_key_is_told_and_another_one_taken(RE, deliveries, faulty, journal, served, det):
     faulty.fault = lambda *_: 401
     RE.subscribe(journal)
