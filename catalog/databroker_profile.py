@@ -119,20 +119,22 @@ def __getattr__(name: str) -> Any:
         raise NoCatalog(directory.root)
     ensure_daemon(directory.root)
     wait_for_server(directory, SERVER_WAIT_S)
-    return _catalog_class()
+    return _catalog_class(directory)
 
 
-def _catalog_class() -> type[RunCatalog]:
+def _catalog_class(directory: DataDirectory) -> type[RunCatalog]:
+    from .rewriting import make_patient
     from .run_catalog import RunCatalog
 
     class ProfileCatalog(RunCatalog):
         """The catalog of a profile, whose older faces want more client classes than a profile can name."""
 
-        def __init__(self, *args: Any, structure_clients: Any, **kwargs: Any) -> None:
+        def __init__(self, context: Any, *args: Any, structure_clients: Any, **kwargs: Any) -> None:
+            make_patient(context.http_client, directory)
             if isinstance(structure_clients, dict):
                 from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH
 
                 structure_clients = private_structure_clients(DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"])
-            super().__init__(*args, structure_clients=structure_clients, **kwargs)
+            super().__init__(context, *args, structure_clients=structure_clients, **kwargs)
 
     return ProfileCatalog

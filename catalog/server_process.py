@@ -16,6 +16,7 @@ from .directory import CatalogPhase, CatalogState, DataDirectory
 from .errors import DataDirectoryError
 from .external import container_of_runs
 from .launch import module_command, open_log
+from .rewriting import DAEMON_HEADER
 
 logger = logging.getLogger("catalog.daemon")
 
@@ -107,7 +108,9 @@ class ServerProcess:
         timeout : float
             Seconds after which a request counts as unanswered.
         """
-        return container_of_runs(self.url, self.directory.read_key(), timeout)
+        container = container_of_runs(self.url, self.directory.read_key(), timeout)
+        container.context.http_client.headers[DAEMON_HEADER] = "1"
+        return container
 
     def publish(self) -> None:
         """Tell the sessions how things stand."""
