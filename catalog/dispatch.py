@@ -108,6 +108,10 @@ class Deliveries(threading.Thread):
         paths = _undelivered(self.directory)
         for gone in set(self._runs) - set(paths):
             self._runs.pop(gone).restart()
+        for gone in (self._damaged | self._problems.keys()) - set(paths):
+            self._damaged.discard(gone)
+            self._problems.pop(gone, None)
+            gone.with_suffix(".problem").unlink(missing_ok=True)
         # The order in which runs reach the server is the order in which it lists them.
         self._begins = {path: self._begins.get(path) or _start_time(path) for path in paths}
         paths.sort(key=self._begins.__getitem__)
@@ -265,12 +269,11 @@ def _mend_broken_replays(directory: DataDirectory) -> None:
 
 def _start_time(path: Path) -> float:
     """Return when a run began."""
-    tail = JournalTail(path)
-    try:
-        for _, document in tail.read(1):
-            return float(document["time"])
-    except (JournalCorrupt, KeyError, TypeError, ValueError):
-        pass
-    finally:
-        tail.close()
-    return path.stat().st_mtime
+    with contextlib.suppress(JournalCorrupt, KeyError, TypeError, ValueError, OSError):
+        tail = JournalTail(path)
+        try:
+            for _, document in tail.read(1):
+                return float(document["time"])
+        finally:
+            tail.close()
+    return time.time()  # it is damaged, unreadable or gone: delivery tells

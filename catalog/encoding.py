@@ -78,11 +78,13 @@ def decode(line: bytes) -> tuple[str, Document]:
     ValueError
         The line is no document.
     """
-    entry = _decoder.decode(line.decode("utf-8"))
     try:
+        entry = _decoder.decode(line.decode("utf-8"))
         name, document = entry["name"], entry["doc"]
-    except (TypeError, KeyError) as error:
-        raise ValueError("it holds no document") from error
+    except ValueError:
+        raise
+    except Exception as error:  # what a damaged array or time ends in has many names
+        raise ValueError(f"it holds no document: {type(error).__name__}: {error}") from error
     if not isinstance(name, str) or not isinstance(document, dict):
         raise ValueError("it holds no document")
     return name, document

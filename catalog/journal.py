@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import weakref
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -412,7 +413,7 @@ def read_journal(path: str | os.PathLike[str]) -> Iterator[tuple[str, Document]]
         while True:
             try:
                 line = file.readline()
-            except (EOFError, gzip.BadGzipFile, OSError) as error:
+            except (EOFError, zlib.error, OSError) as error:
                 raise JournalCorrupt(path, number + 1, str(error)) from error
             if not line.endswith(b"\n"):
                 return
@@ -470,6 +471,34 @@ def _journals_in(folder: Path) -> list[Path]:
         return []
 
 
+def read_run(data_dir: str | os.PathLike[str], uid: str) -> Iterator[tuple[str, Document]]:
+    """Yield the documents of a run, whether its journal is plain, compressed, or being compressed just now.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    uid : str
+        The run's uid or its beginning.
+
+    Raises
+    ------
+    UnknownRun
+        No run, or more than one, has this uid.
+    JournalCorrupt
+        The journal is damaged.
+    """
+    path = find_journal(data_dir, uid)
+    documents = read_journal(path)
+    try:
+        yield next(documents)
+    except StopIteration:
+        return
+    except FileNotFoundError:
+        documents = read_journal(find_journal(data_dir, uid_of_journal(path)))
+    yield from documents
+
+
 def original_documents(data_dir: str | os.PathLike[str], uid: str) -> list[tuple[str, Document]]:
     """Return the documents of a run exactly as they were emitted.
 
@@ -487,7 +516,7 @@ def original_documents(data_dir: str | os.PathLike[str], uid: str) -> list[tuple
     JournalCorrupt
         The journal is damaged.
     """
-    return list(read_journal(find_journal(data_dir, uid)))
+    return list(read_run(data_dir, uid))
 
 
 def compress_journal(directory: DataDirectory, path: Path) -> Path:

@@ -65,7 +65,7 @@ def status(data_dir: str | os.PathLike[str]) -> CatalogStatus:
     journal_bytes = 0
     for path in sorted(directory.journals.glob("*.jsonl")):
         (going_on if is_locked(path) else waiting).append(uid_of_journal(path))
-        journal_bytes += path.stat().st_size
+        journal_bytes += _size(path)
     delivered = list(_delivered(directory))
     return CatalogStatus(
         daemon=CatalogState.read(directory) if daemon_runs(directory) else None,
@@ -76,9 +76,10 @@ def status(data_dir: str | os.PathLike[str]) -> CatalogStatus:
         problems={
             uid_of_journal(note.with_suffix(".jsonl")): note.read_text("utf-8").strip()
             for note in directory.journals.glob("*.problem")
+            if note.with_suffix(".jsonl").exists()
         },
         delivered_runs=len(delivered),
-        journal_bytes=journal_bytes + sum(path.stat().st_size for path in delivered),
+        journal_bytes=journal_bytes + sum(map(_size, delivered)),
     )
 
 
@@ -156,6 +157,13 @@ def replay(data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, 
     for path in paths:
         _uncompress(directory, path)
     return [uid_of_journal(path) for path in paths]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # delivered, and with that compressed, since it was listed
+        return 0
 
 
 def _existing(data_dir: str | os.PathLike[str]) -> DataDirectory:

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .directory import uid_of_journal
 from .encoding import Document
 from .errors import UnknownRun
-from .journal import find_journal, read_journal
+from .journal import find_journal, read_run
 
 BATCH_ROWS = 2000
 BATCH_BYTES = 8 * 2**20
@@ -252,17 +253,12 @@ def recorded_run(data_dir: str | os.PathLike[str], uid: str, run: Any = None) ->
         The journal is damaged.
     """
     try:
-        path = find_journal(data_dir, uid)
+        uid = uid_of_journal(find_journal(data_dir, uid))
     except UnknownRun as unknown:
         if run is None or unknown.matches:
             raise
         return RecordedRun(run.documents)
-
-    def documents() -> Iterator[tuple[str, Document]]:
-        # It may have been delivered, and with that compressed, since.
-        return read_journal(path if path.exists() else find_journal(data_dir, path.name.split(".")[0]))
-
-    return RecordedRun(documents)
+    return RecordedRun(lambda: read_run(data_dir, uid))
 
 
 def values_of(column: Column, values: list[Any]) -> np.ndarray[Any, Any]:

@@ -38,6 +38,7 @@ from catalog import (
 )
 from catalog.client import connect
 from catalog.directory import DataDirectory
+from catalog.encoding import encode
 from catalog.launch import leave_daemon
 from catalog.verify import compare_run
 
@@ -275,6 +276,22 @@ def test_foreign_files_are_left_alone(RE, served, devices):
     _, det = devices
     record(RE, served, count([det]))
     assert all(path.read_text() == "mine" for path in foreign)
+
+
+def test_what_is_named_like_a_journal_and_is_none_is_told_and_left_alone(RE, served, devices):
+    _, det = devices
+    copied = encode("start", {"uid": "another", "time": 1.0}) + encode("stop", {"run_start": "another"})
+    foreign = {"unended": b"mine", "lines": b"mine\n", "copy of a run": copied, "empty": b""}
+    paths = {name: served.directory.journal_of(name) for name in foreign}
+    for name, path in paths.items():
+        path.write_bytes(foreign[name])
+    record(RE, served, count([det]))
+    told = wait_until(lambda: len(found := maintenance.status(served.directory.root).problems) == 4 and found, "notes")
+    assert "unended.jsonl:1: damaged journal line (a journal begins with the start document" in told["unended"]
+    assert {name: path.read_bytes() for name, path in paths.items()} == foreign
+    for path in paths.values():
+        path.unlink()
+    wait_until(lambda: not list(served.directory.journals.glob("*.problem")), "the notes to go")
 
 
 def test_the_key_is_long_private_and_nowhere_else(served):

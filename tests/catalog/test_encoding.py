@@ -142,7 +142,18 @@ def test_a_value_without_an_exact_form_is_refused_by_name():
     assert str(caught.value).startswith("'start.sample.holder.0' is a builtins.object, which cannot be recorded.")
 
 
-@pytest.mark.parametrize("line", [b"[]\n", b"{}\n", b'{"name": 1, "doc": {}}\n', b'{"name": "a", "doc": 3}\n'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[]\n",
+        b"{}\n",
+        b'{"name": 1, "doc": {}}\n',
+        b'{"name": "a", "doc": 3}\n',
+        b'{"name": "a", "doc": {"x": {"~array": ["no type", [1], ""]}}}\n',
+        b'{"name": "a", "doc": {"x": {"~tuple": 5}}}\n',
+        b'{"name": "a", "doc": {"x": {"~time": 5}}}\n',
+    ],
+)
 def test_a_line_that_is_no_document_is_refused(line):
     with pytest.raises(ValueError, match="no document"):
         decode(line)

@@ -177,9 +177,11 @@ def test_a_damaged_compressed_journal_is_reported(journal, data_dir):
     journal("start", start())
     journal("stop", stop())
     packed = compress_journal(DataDirectory.at(data_dir), find_journal(data_dir, "a" * 8))
-    packed.write_bytes(packed.read_bytes()[:-12])
-    with pytest.raises(JournalCorrupt):
-        list(read_journal(packed))
+    whole = packed.read_bytes()
+    for damaged in (whole[:-12], b"no gzip", whole[:10] + b"\xff" * 8 + whole[18:]):
+        packed.write_bytes(damaged)
+        with pytest.raises(JournalCorrupt):
+            list(read_journal(packed))
 
 
 def test_a_compressed_journal_reads_the_same_and_is_found(journal, data_dir):
