@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import math
 import os
 import sys
 import threading
@@ -17,17 +18,25 @@ from types import TracebackType
 from typing import IO, Any, Self
 from urllib.parse import quote
 
+import numpy as np
+
 from .directory import DataDirectory, uid_of_journal
 from .encoding import Document, decode, encode
 from .errors import DiskFull, JournalCorrupt, JournalError, JournalWriteError, UnknownRun
 from .locking import lock_descriptor
-from .reserve import DISK_FULL, Reserve
+from .reserve import DISK_FULL, RESERVE_BYTES, Reserve
 
 SYNC_INTERVAL_S = 1.0
 """Longest time between a document's arrival and its being synced to the disk."""
 
 PENDING_LIMIT_BYTES = 16 * 2**20
 """Most that is kept in memory for a run whose disk refuses it."""
+
+DOCUMENTS_AT_HAND = 4
+"""Large documents that are emitted at most between a full disk and the pause, the stop document included."""
+
+LISTED_VALUE_BYTES = 20
+"""A number in a list, as text."""
 
 
 class Journal:
@@ -40,8 +49,9 @@ class Journal:
 
     When the disk refuses a document, it is kept in memory and written before anything else as soon as the disk
     takes it again; ``pause`` is called so that nothing more is measured meanwhile. Without ``pause``, and when
-    more than 16 MiB wait, the call raises, which makes the RunEngine end the plan. When the run ends meanwhile, 1 MiB
-    that was set aside on the disk is given up for the documents in memory and the end of the run.
+    more than 16 MiB wait, the call raises, which makes the RunEngine end the plan. When the run ends meanwhile, room
+    that was set aside on the disk is given up for the documents in memory and the end of the run: 1 MiB, or more where
+    documents are large. A disk without that room counts as full.
 
     Parameters
     ----------
@@ -77,6 +87,7 @@ class Journal:
         self._sync_error: JournalWriteError | None = None
         self._pausing: threading.Thread | None = None
         self._reserve = Reserve(self.directory.journals)
+        self._room = RESERVE_BYTES
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
         """Record one document.
@@ -102,7 +113,7 @@ class Journal:
                 if name == "stop":
                     self._finish(run, line)
                 else:
-                    self._append(run, line)
+                    self._append(run, line, _event_bytes(doc) if name == "descriptor" else 0)
             if self._sync_error is not None:
                 error, self._sync_error = self._sync_error, None
                 raise error
@@ -159,7 +170,7 @@ class Journal:
         if path.exists() or self.directory.delivered_journal_of(uid) is not None:
             raise JournalError(path, f"A run with the uid {uid} is already recorded in {self.directory.root}.")
         try:
-            self._reserve.hold()
+            self._reserve.hold(self._room)
         except OSError as error:
             raise _write_error(path, error) from error
         run = _OpenRun(uid, path, line)
@@ -170,9 +181,12 @@ class Journal:
         else:
             self._changed.notify_all()
 
-    def _append(self, run: _OpenRun, line: bytes) -> None:
+    def _append(self, run: _OpenRun, line: bytes, event_bytes: int) -> None:
+        if (longest := max(len(line), event_bytes)) > self._room // DOCUMENTS_AT_HAND:
+            self._room = min(DOCUMENTS_AT_HAND * longest, PENDING_LIMIT_BYTES + 2 * longest)
         try:
             run.append(line)
+            self._hold_room(run.path)
         except JournalWriteError as error:
             if self._on_trouble is not None and not run.troubled:
                 self._on_trouble(error)
@@ -185,6 +199,12 @@ class Journal:
                 self._pausing.start()
         else:
             run.troubled = False
+
+    def _hold_room(self, path: Path) -> None:
+        try:
+            self._reserve.hold(self._room)
+        except OSError as error:
+            raise _write_error(path, error) from error
 
     def _request_pause(self) -> None:
         # A RunEngine that is already pausing or ending refuses; either way it measures nothing more.
@@ -324,6 +344,19 @@ def _abandon_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_in_child)
+
+
+def _event_bytes(descriptor: Mapping[str, Any]) -> int:
+    """Return about how long the lines of events will be, as far as arrays in them make them long."""
+    size = 0.0
+    for data_key in descriptor.get("data_keys", {}).values():
+        if "external" not in data_key:
+            values = math.prod(length for length in data_key.get("shape") or () if isinstance(length, int))
+            try:
+                size += values * np.dtype(data_key["dtype_numpy"]).itemsize * 4 / 3
+            except (KeyError, TypeError, ValueError):
+                size += values * LISTED_VALUE_BYTES
+    return int(size)
 
 
 def _write_error(path: Path, error: OSError) -> JournalWriteError:

@@ -14,7 +14,7 @@ DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The system's error numbers for a full disk, and for one that is full for this user."""
 
 RESERVE_BYTES = 2**20
-"""For the documents at hand when a disk fills up, and the stop document."""
+"""Least room for the documents at hand when a disk fills up, and the stop document."""
 
 
 class Reserve:
@@ -31,29 +31,37 @@ class Reserve:
 
     def __init__(self, folder: Path) -> None:
         self._lock = FileLock(folder / f"reserve-{os.getpid()}-{secrets.token_hex(4)}.jsonl.new")
+        self._size = 0
 
     @property
     def held(self) -> bool:
         """Whether there is any room to give up."""
         return self._lock.held
 
-    def hold(self) -> None:
-        """Take the room, unless it is taken already.
+    def hold(self, size: int = RESERVE_BYTES) -> None:
+        """Take so much room, unless it is taken already.
 
         Raises
         ------
         OSError
-            The disk has not that much.
+            The disk has not that much; what was held before is held still.
         """
-        if self.held:
+        held = self._size if self.held else 0
+        if size <= held:
             return
         try:
             self._lock.acquire()
-            with open(self._lock.path, "wb", buffering=0) as file:
-                _allocate(file)
+            with open(self._lock.path, "r+b", buffering=0) as file:
+                try:
+                    _allocate(file, held, size - held)
+                except OSError:
+                    file.truncate(held)
+                    raise
         except OSError:
-            self.give_up()
+            if not held:
+                self.give_up()
             raise
+        self._size = size
 
     def give_up(self) -> bool:
         """Give the room back to the disk; return whether there was any."""
@@ -61,15 +69,18 @@ class Reserve:
             return False
         self._lock.path.unlink(missing_ok=True)
         self._lock.release()
+        self._size = 0
         return True
 
 
-def _allocate(file: FileIO) -> None:
+def _allocate(file: FileIO, begin: int, size: int) -> None:
     if hasattr(os, "posix_fallocate"):
         try:
-            os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)
+            os.posix_fallocate(file.fileno(), begin, size)
             return
         except OSError as error:
             if error.errno in DISK_FULL:
                 raise
-    file.write(bytes(RESERVE_BYTES))  # not every file system can set room aside
+    file.seek(begin)  # not every file system can set room aside
+    while size:
+        size -= file.write(bytes(min(size, RESERVE_BYTES)))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import threading
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+import numpy as np
 import pytest
 from bluesky import RunEngineInterrupted
 from bluesky.plans import count
@@ -13,6 +15,7 @@ from catalog_helpers import fill_disk, small_disk
 from ophyd.sim import SynSignal
 
 from catalog import DiskFull, Journal, original_documents
+from catalog.encoding import encode
 from catalog.locking import is_locked
 from catalog.reserve import RESERVE_BYTES
 
@@ -20,6 +23,12 @@ from catalog.reserve import RESERVE_BYTES
 @pytest.fixture
 def disk(tmp_path):
     with small_disk(tmp_path / "disk", 2) as disk:
+        yield disk
+
+
+@pytest.fixture
+def large_disk(tmp_path):
+    with small_disk(tmp_path / "disk", 40) as disk:
         yield disk
 
 
@@ -52,30 +61,34 @@ def test_the_scan_pauses_and_goes_on_when_there_is_room(RE, disk):
         assert emitted[-1][1]["exit_status"] == "success"
 
 
-def test_a_scan_that_is_aborted_on_a_full_disk_is_recorded_to_its_end(RE, disk):
+@pytest.mark.parametrize(("side", "points"), [(0, 20), (512, 3)])
+def test_a_scan_that_is_aborted_on_a_full_disk_is_recorded_to_its_end(RE, large_disk, side, points):
+    """Also when one event alone is larger than what is set aside for small ones."""
+    disk = large_disk
     emitted = []
     with Journal(disk / "data", pause=lambda: RE.request_pause(defer=False)) as journal:
         RE.subscribe(journal)
         RE.subscribe(lambda name, document: emitted.append((name, document)))
         readings = iter(range(1000))
-        det = SynSignal(name="det", func=lambda: next(readings))
+        det = SynSignal(name="det", func=lambda: np.full((side, side), next(readings)) if side else next(readings))
 
         def plan():
             yield from bpp.run_wrapper(measure())
 
         def measure():
             for number in range(50):
-                if number == 20:
+                if number == points:
                     fill_disk(disk)
                 yield from bps.trigger_and_read([det])
                 yield from bps.checkpoint()
 
         with pytest.raises(RunEngineInterrupted):
             RE(plan())
-        assert 20 < sum(name == "event" for name, _ in emitted) < 50
+        assert points < sum(name == "event" for name, _ in emitted) < 50
         RE.abort("the disk is full")
         assert emitted[-1][1]["exit_status"] == "abort"
-        assert original_documents(disk / "data", emitted[0][1]["uid"]) == emitted
+        recorded = original_documents(disk / "data", emitted[0][1]["uid"])
+        assert [encode(*each) for each in recorded] == [encode(*each) for each in emitted]
         with pytest.raises(DiskFull):
             RE(plan())  # there is no room left for the end of another run
         assert RE.state == "idle"
@@ -105,6 +118,19 @@ def test_a_file_system_that_sets_no_room_aside_is_filled_with_zeros(data_dir, mo
         journal("start", {"uid": "5a9d", "time": 1.0})
         (reserve,) = (data_dir / "journal").glob("reserve-*")
         assert reserve.stat().st_size == RESERVE_BYTES
+
+
+def test_a_disk_without_room_for_what_is_at_hand_counts_as_full(disk):
+    told, paused = [], threading.Event()
+    event = {"uid": "e", "descriptor": "d", "seq_num": 1, "time": 1.0, "data": {"x": "x" * 600_000}, "timestamps": {}}
+    with Journal(disk / "data", pause=paused.set, on_trouble=told.append) as journal:
+        journal("start", {"uid": "5a9d", "time": 1.0})
+        journal("descriptor", {"uid": "d", "run_start": "5a9d", "time": 1.0, "name": "primary", "data_keys": {}})
+        journal("event", event)  # fits, and four of its kind would not
+        assert paused.wait(10.0)
+        assert [type(error) for error in told] == [DiskFull]
+        journal("stop", {"uid": "s", "run_start": "5a9d", "time": 1.0})
+    assert [name for name, _ in original_documents(disk / "data", "5a9d")] == ["start", "descriptor", "event", "stop"]
 
 
 def test_a_scan_does_not_begin_on_a_full_disk(RE, disk):
