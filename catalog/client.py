@@ -15,7 +15,6 @@ from .errors import (
     CatalogTimeout,
     DeliveryFailed,
     KeyRejected,
-    NoCatalog,
 )
 from .external import ExternalServer, api_address, is_local
 from .journal import find_journal
@@ -68,9 +67,7 @@ def open_catalog(data_dir: str | os.PathLike[str], wait: float = 30.0, *, lazy: 
     KeyRejected
         The key in the data directory is not the server's.
     """
-    directory = DataDirectory.at(data_dir)
-    if not directory.holds_catalog:
-        raise NoCatalog(data_dir)
+    directory = DataDirectory.existing(data_dir)
     began = time.monotonic()
     ensure_daemon(directory.root)
     url = wait_for_server(directory, wait)
@@ -300,9 +297,7 @@ def web_address(data_dir: str | os.PathLike[str], with_key: bool = False, wait: 
     NoCatalog, CatalogStartFailed, CatalogTimeout
         As `open_catalog`.
     """
-    directory = DataDirectory.at(data_dir)
-    if not directory.holds_catalog:
-        raise NoCatalog(data_dir)
+    directory = DataDirectory.existing(data_dir)
     ensure_daemon(directory.root)
     return page_address(directory, wait_for_server(directory, wait), with_key)
 
@@ -334,12 +329,15 @@ def shut_down(data_dir: str | os.PathLike[str], timeout: float = 30.0) -> bool:
     ------
     CatalogTimeout
         It was still busy; it goes on and stops by itself.
+    DataDirectoryError
+        The directory cannot be read and written.
     """
     directory = DataDirectory.at(data_dir)
     leave_daemon(directory.root)
-    for mark in (directory.keep_mark, directory.linger_mark):
-        mark.unlink(missing_ok=True)
-    return wait_stopped(directory, timeout)
+    with directory.access():
+        for mark in (directory.keep_mark, directory.linger_mark):
+            mark.unlink(missing_ok=True)
+        return wait_stopped(directory, timeout)
 
 
 def wait_stopped(directory: DataDirectory, timeout: float) -> bool:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .directory import RUNS_KEY, DataDirectory
-from .errors import CatalogError, NoCatalog
+from .errors import CatalogError
 from .external import ExternalServer
 from .journal import read_journal, sync_folder
 from .locking import FileLock, is_locked
@@ -70,9 +70,7 @@ def compact(data_dir: str | os.PathLike[str]) -> Compaction:
     CatalogError
         A database could not be copied whole; it was left as it was.
     """
-    directory = DataDirectory.at(data_dir)
-    if not directory.holds_catalog:
-        raise NoCatalog(data_dir)
+    directory = DataDirectory.existing(data_dir)
     done = Compaction()
     _remove_drafts(directory, done)
     _remove_plain_twins(directory, done)

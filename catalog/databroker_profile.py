@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from .client import private_structure_clients, wait_for_server
 from .directory import RUNS_KEY, DataDirectory
-from .errors import CatalogError, NoCatalog
+from .errors import CatalogError
 from .external import ExternalServer, api_address
 from .launch import ensure_daemon
 
@@ -74,9 +74,7 @@ def write_profile(
     """
     if not name or name.startswith(".") or set(name) & set("/\\:") or name == "temp":
         raise ProfileError(name, f"'{name}' cannot be the name of a profile: give a plain word.")
-    directory = DataDirectory.at(data_dir)
-    if not directory.holds_catalog:
-        raise NoCatalog(data_dir)
+    directory = DataDirectory.existing(data_dir)
     path = (Path(folder) if folder is not None else _profiles_folder()) / f"{name}.yml"
     if path.exists() and not replace:
         raise ProfileError(name, f"There is a profile '{name}' already: {path}. Give another name, or replace it.")
@@ -114,9 +112,7 @@ def __getattr__(name: str) -> Any:
     """Return the catalog class of the data directory a profile names, after its server has been started."""
     if not name.startswith(_PREFIX):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    directory = DataDirectory.at(os.fsdecode(bytes.fromhex(name.removeprefix(_PREFIX))))
-    if not directory.holds_catalog:
-        raise NoCatalog(directory.root)
+    directory = DataDirectory.existing(os.fsdecode(bytes.fromhex(name.removeprefix(_PREFIX))))
     ensure_daemon(directory.root)
     wait_for_server(directory, SERVER_WAIT_S)
     return _catalog_class(directory)

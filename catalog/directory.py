@@ -8,12 +8,13 @@ import os
 import secrets
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
-from .errors import DataDirectoryError
+from .errors import DataDirectoryError, NoCatalog
 
 RUNS_KEY = "runs"
 """Name of the container of runs on the server."""
@@ -42,6 +43,33 @@ class DataDirectory:
     def at(cls, path: str | os.PathLike[str]) -> DataDirectory:
         """Name the directory by its real absolute path, so that two spellings are one catalog."""
         return cls(Path(path).expanduser().resolve())
+
+    @classmethod
+    def existing(cls, path: str | os.PathLike[str]) -> DataDirectory:
+        """Name a directory that a session has recorded to, made ready to be used.
+
+        Raises
+        ------
+        NoCatalog
+            No session has ever recorded there.
+        DataDirectoryError
+            It cannot be read and written.
+        """
+        directory = cls.at(path)
+        with directory.access():
+            # The server's part may have been removed, to be made anew from the journals.
+            if not (directory.journals.is_dir() and (directory.server.is_dir() or directory.format_file.exists())):
+                raise NoCatalog(path)
+        directory.create()
+        return directory
+
+    @contextlib.contextmanager
+    def access(self) -> Iterator[None]:
+        """Have a `DataDirectoryError` raised within for what the user may not read or write."""
+        try:
+            yield
+        except PermissionError as error:
+            raise self._inaccessible(error.filename or self.root) from error
 
     @property
     def journals(self) -> Path:
@@ -168,11 +196,14 @@ class DataDirectory:
             ) from error
         for folder in (self.root, self.journals, self.sessions, self.server):
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                raise DataDirectoryError(
-                    folder,
-                    f"The data directory {self.root} cannot be used: {folder} may not be read and written by "
-                    "you. Change its permissions or give another directory.",
-                )
+                raise self._inaccessible(folder)
+
+    def _inaccessible(self, where: str | os.PathLike[str]) -> DataDirectoryError:
+        return DataDirectoryError(
+            where,
+            f"The data directory {self.root} cannot be used: {os.fspath(where)} may not be read and written by you. "
+            "Change its permissions or give another directory.",
+        )
 
     def _refuse_newer_format(self) -> None:
         try:
@@ -186,11 +217,6 @@ class DataDirectory:
                 f"{found}, this version knows {FORMAT}). Install that version here too, or give another directory; "
                 "nothing in it was changed.",
             )
-
-    @property
-    def holds_catalog(self) -> bool:
-        """Whether a session has ever written here."""
-        return self.journals.is_dir() and self.server.is_dir()
 
     def journal_of(self, uid: str) -> Path:
         """Path of the journal of a run that is not delivered yet."""

@@ -479,18 +479,21 @@ def find_journal(data_dir: str | os.PathLike[str], uid: str) -> Path:
     ------
     UnknownRun
         No run, or more than one, has this uid.
+    DataDirectoryError
+        The directory cannot be read.
     """
     directory = DataDirectory.at(data_dir)
-    path = directory.journal_of(uid)
-    if uid and path.exists():
-        return path
-    if uid and (delivered := directory.delivered_journal_of(uid)):
-        return delivered
     found: dict[str, Path] = {}
-    for folder in (*directory.delivered_folders(), directory.journals):
-        for candidate in _journals_in(folder):
-            if uid and candidate.name.startswith(quote(uid, safe="")):
-                found[uid_of_journal(candidate)] = candidate
+    with directory.access():
+        path = directory.journal_of(uid)
+        if uid and path.exists():
+            return path
+        if uid and (delivered := directory.delivered_journal_of(uid)):
+            return delivered
+        for folder in (*directory.delivered_folders(), directory.journals):
+            for candidate in _journals_in(folder):
+                if uid and candidate.name.startswith(quote(uid, safe="")):
+                    found[uid_of_journal(candidate)] = candidate
     if len(found) != 1:
         raise UnknownRun(uid, directory.root, sorted(found))
     return found.popitem()[1]
@@ -523,13 +526,14 @@ def read_run(data_dir: str | os.PathLike[str], uid: str) -> Iterator[tuple[str, 
     """
     path = find_journal(data_dir, uid)
     documents = read_journal(path)
-    try:
-        yield next(documents)
-    except StopIteration:
-        return
-    except FileNotFoundError:
-        documents = read_journal(find_journal(data_dir, uid_of_journal(path)))
-    yield from documents
+    with DataDirectory.at(data_dir).access():
+        try:
+            yield next(documents)
+        except StopIteration:
+            return
+        except FileNotFoundError:
+            documents = read_journal(find_journal(data_dir, uid_of_journal(path)))
+        yield from documents
 
 
 def original_documents(data_dir: str | os.PathLike[str], uid: str) -> list[tuple[str, Document]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from .checksums import FileProblem, verify_files
 from .client import open_catalog
 from .directory import REPLAYED, CatalogState, DataDirectory, uid_of_journal
-from .errors import JournalCorrupt, JournalError, NoCatalog
+from .errors import JournalCorrupt, JournalError
 from .journal import find_journal, sync_descriptor, sync_folder
 from .launch import daemon_runs, leases_held
 from .locking import is_locked
@@ -59,7 +59,7 @@ def status(data_dir: str | os.PathLike[str]) -> CatalogStatus:
     NoCatalog
         No session has ever recorded there.
     """
-    directory = _existing(data_dir)
+    directory = DataDirectory.existing(data_dir)
     going_on: list[str] = []
     waiting: list[str] = []
     journal_bytes = 0
@@ -105,7 +105,7 @@ def verify(
     NoCatalog, UnknownRun, CatalogStartFailed, CatalogTimeout
         What to compare is not there.
     """
-    directory = _existing(data_dir)
+    directory = DataDirectory.existing(data_dir)
     catalog = open_catalog(directory.root)
     paths = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
     for path in paths:
@@ -146,7 +146,7 @@ def replay(data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, 
     NoCatalog, UnknownRun
         What to replay is not there.
     """
-    directory = _existing(data_dir)
+    directory = DataDirectory.existing(data_dir)
     found = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
     paths = [path for path in found if path.suffix == ".gz"]
     if rewrite and paths:
@@ -164,14 +164,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:  # delivered, and with that compressed, since it was listed
         return 0
-
-
-def _existing(data_dir: str | os.PathLike[str]) -> DataDirectory:
-    directory = DataDirectory.at(data_dir)
-    if not directory.journals.is_dir():
-        raise NoCatalog(data_dir)
-    directory.create()
-    return directory
 
 
 def _delivered(directory: DataDirectory) -> Iterator[Path]:

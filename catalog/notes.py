@@ -168,9 +168,10 @@ def annotations_of(data_dir: str | os.PathLike[str], uid: str) -> Annotations:
     NotesCorrupt
         A line is damaged.
     """
-    path = _folder(DataDirectory.at(data_dir)) / f"{quote(uid, safe='')}.jsonl"
+    directory = DataDirectory.at(data_dir)
+    path = _folder(directory) / f"{quote(uid, safe='')}.jsonl"
     try:
-        with open(path, "rb") as file:
+        with directory.access(), open(path, "rb") as file:
             return _fold(path, file)
     except FileNotFoundError:
         return Annotations()

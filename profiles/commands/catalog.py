@@ -103,6 +103,7 @@ def catalog_profile(
 def catalog_stop(data_dir: DataDir = DEFAULT) -> None:
     """Stop a catalog's server that was kept, once everything is delivered."""
     from catalog import shut_down
+    from catalog.directory import DataDirectory
 
-    stopped = shut_down(data_dir)
+    stopped = shut_down(DataDirectory.existing(data_dir).root)
     typer.echo("The catalog has stopped." if stopped else "Other sessions use the catalog; it stays until they end.")

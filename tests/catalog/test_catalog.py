@@ -23,7 +23,6 @@ from tiled.queries import FullText, Key
 
 from catalog import (
     CatalogTimeout,
-    DataDirectoryError,
     DeliveryFailed,
     KeyRejected,
     NoCatalog,
@@ -372,12 +371,6 @@ def test_a_place_without_a_catalog_is_named(tmp_path):
     with pytest.raises(NoCatalog, match=r"There is no catalog in .*Give the data directory that a session"):
         open_catalog(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
-
-
-def test_an_unreadable_place_is_named(served, monkeypatch):
-    monkeypatch.setattr("catalog.directory.os.access", lambda *_: False)
-    with pytest.raises(DataDirectoryError, match="may not be read and written by you"):
-        open_catalog(served.directory.root)
 
 
 def test_full_text_finds_what_the_metadata_says(RE, served, devices):

@@ -24,11 +24,17 @@ from catalog import (
     JournalError,
     JournalWriteError,
     UnknownRun,
+    annotate,
+    annotations_of,
     find_journal,
+    maintenance,
+    open_catalog,
     original_documents,
     read_journal,
+    shut_down,
 )
 from catalog import journal as journal_module
+from catalog.compact import compact
 from catalog.directory import DataDirectory
 from catalog.journal import JournalTail, compress_journal
 from catalog.locking import is_locked
@@ -341,12 +347,46 @@ def test_a_name_that_no_database_address_can_hold_is_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unreadable_directory_is_refused(data_dir, monkeypatch):
-    Journal(data_dir).close()
-    # Root may read everything, so the system's answer is given here in its place.
-    monkeypatch.setattr("catalog.directory.os.access", lambda path, _: path != data_dir.resolve() / "journal")
-    with pytest.raises(DataDirectoryError, match=r"journal may not be read and written by you"):
-        Journal(data_dir)
+def answer_of_nobody(function):
+    """Return the error that a function ends with when it is called by a user who may do nothing here."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            function()
+        except BaseException as error:
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as answer:
+        os.waitpid(child, 0)
+        return answer.read()
+
+
+def test_an_unreadable_directory_is_refused_by_everything_that_reads_it(data_dir):
+    directory = DataDirectory.at(data_dir)
+    with Journal(data_dir) as journal:
+        journal("start", start())
+    directory.journals.chmod(0)
+    directory.sessions.chmod(0)
+    directory.root.chmod(0)
+    for function in (
+        lambda: Journal(data_dir),
+        lambda: open_catalog(data_dir),
+        lambda: original_documents(data_dir, "a" * 8),
+        lambda: maintenance.status(data_dir),
+        lambda: compact(data_dir),
+        lambda: shut_down(data_dir),
+        lambda: annotate(data_dir, "a" * 8, note="n"),
+        lambda: annotations_of(data_dir, "a" * 8),
+    ):
+        assert answer_of_nobody(function).startswith(
+            f"DataDirectoryError: The data directory {data_dir} cannot be used: "
+        )
+    directory.root.chmod(0o700)
 
 
 def test_an_event_costs_tens_of_microseconds(journal):
