@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .moments import period
 from .notes import ANNOTATIONS_KEY
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+
+ExitStatus = Literal["success", "abort", "fail"]
 
 
 def search_runs(
@@ -25,7 +27,7 @@ def search_runs(
     sample: Any = None,
     operator: str | None = None,
     proposal: Any = None,
-    exit_status: Literal["success", "abort", "fail"] | None = None,
+    exit_status: ExitStatus | None = None,
     since: str | float | datetime | None = None,
     until: str | float | datetime | None = None,
     tags: str | Iterable[str] = (),
@@ -66,6 +68,8 @@ def search_runs(
     ------
     UnknownMoment
         ``since`` or ``until`` is not understood.
+    ValueError
+        ``exit_status`` is none of the three.
     """
     from tiled.queries import Comparison, Contains, Eq, FullText
 
@@ -77,6 +81,8 @@ def search_runs(
             # The entry is compared as text: with its quotes a name is not found inside a longer one.
             queries.append(Contains(names, json.dumps(name)))
     if exit_status is not None:
+        if exit_status not in (ways := get_args(ExitStatus)):
+            raise ValueError(f"'{exit_status}' is no exit status of a run: give {', '.join(ways)}.")
         queries.append(Eq("stop.exit_status", exit_status))
     if since is not None:
         queries.append(Comparison("ge", "start.time", period(since)[0]))

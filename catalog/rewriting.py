@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -118,7 +119,7 @@ class PatientTransport(httpx.BaseTransport):
         self, transport: httpx.BaseTransport, directory: DataDirectory, patience_s: float = PATIENCE_S
     ) -> None:
         self._transport = transport
-        self._directory = directory
+        self.directory = directory
         self._patience_s = patience_s
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
@@ -136,7 +137,7 @@ class PatientTransport(httpx.BaseTransport):
         while True:
             self._wait_until_written(uid, began)
             response = self._transport.handle_request(request)
-            if is_rewritten(self._directory, uid):
+            if is_rewritten(self.directory, uid):
                 response.close()  # it may tell of half a run
             elif response.status_code == httpx.codes.NOT_FOUND and not asked_again:
                 response.close()  # the run may have been gone and come back meanwhile
@@ -153,19 +154,19 @@ class PatientTransport(httpx.BaseTransport):
         path = request.url.path
         if request.method == "GET" or (request.method == "POST" and READS_OF_WIDE_TABLES in path):
             for part in path.split("/"):
-                if part and self._directory.journal_of(part).exists():
+                if part and self.directory.journal_of(part).exists():
                     return part
         return None
 
     def _wait_until_written(self, uid: str, began: float) -> None:
-        while is_rewritten(self._directory, uid):
+        while is_rewritten(self.directory, uid):
             waited = time.monotonic() - began
             if waited >= self._patience_s:
                 raise CatalogTimeout(
-                    self._directory.root,
+                    self.directory.root,
                     f"Run {uid} is being written to the catalog again, and was not back within "
                     f"{self._patience_s:g} s. Nothing is lost: try again, or read it from its journal with "
-                    f'catalog.original_documents("{self._directory.root}", "{uid}").',
+                    f'catalog.original_documents("{self.directory.root}", "{uid}").',
                     waited,
                 )
             time.sleep(POLL_INTERVAL_S)
@@ -175,3 +176,9 @@ def make_patient(http_client: Any, directory: DataDirectory) -> None:
     """Have a client's requests wait for runs that are being written again."""
     if not isinstance(http_client._transport, PatientTransport):
         http_client._transport = PatientTransport(http_client._transport, directory)
+
+
+def data_directory_of(http_client: Any) -> Path | None:
+    """Return the data directory whose catalog a client reads, when it is one that `make_patient` has had."""
+    transport = http_client._transport
+    return transport.directory.root if isinstance(transport, PatientTransport) else None

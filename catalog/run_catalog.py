@@ -8,6 +8,7 @@ from bluesky_tiled_plugins import CatalogOfBlueskyRuns
 
 from .errors import UnknownRun
 from .query import search_runs
+from .rewriting import data_directory_of
 
 CANDIDATES_SHOWN = 5
 
@@ -41,15 +42,20 @@ class RunCatalog(CatalogOfBlueskyRuns):  # type: ignore[misc]
         except UnknownRun:
             raise
         except (KeyError, IndexError):
-            raise UnknownRun(str(key), self.uri) from None
+            raise UnknownRun(str(key), self._place) from None
+
+    @property
+    def _place(self) -> str:
+        """Where the runs lie, as people know it: the data directory, or the address when there is none."""
+        return str(data_directory_of(self.context.http_client) or self.uri)
 
     def _lookup_by_partial_uid(self, partial_uid: str) -> Any:
         # Letters that mean something to the database's LIKE are in no uid.
         if not partial_uid or set(partial_uid) & set("%_"):
-            raise UnknownRun(partial_uid, self.uri)
+            raise UnknownRun(partial_uid, self._place)
         from tiled.queries import Like
 
         found = super().search(Like("start.uid", f"{partial_uid}%")).values().head(CANDIDATES_SHOWN)
         if len(found) == 1:
             return found[0]
-        raise UnknownRun(partial_uid, self.uri, [run.metadata["start"]["uid"] for run in found])
+        raise UnknownRun(partial_uid, self._place, [run.metadata["start"]["uid"] for run in found])

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from catalog import FileProblem, maintenance, wait_delivered, web_address
+from catalog import CatalogTimeout, FileProblem, maintenance, wait_delivered, web_address
 from catalog.compact import compact
 from catalog.databroker_profile import write_profile
+from catalog.directory import DataDirectory, uid_of_journal
 from catalog.launch import ensure_daemon
 from profiles.console import say, say_table
 from profiles.data_directory import CATALOG_WAIT_S
@@ -42,7 +43,7 @@ def show_status(data_dir: Path, *, json_output: bool) -> int:
         + (", kept until it is stopped" if status.kept else ""),
         "going on": ", ".join(status.open_runs) or "no run",
         "waiting": ", ".join(status.waiting_runs) or "no run",
-        "delivered": f"{status.delivered_runs} runs",
+        "delivered": runs_text(status.delivered_runs),
         "journals": size_text(status.journal_bytes),
     }
     for key, value in facts.items():
@@ -72,7 +73,7 @@ def verify(data_dir: Path, runs: Sequence[str], *, files: bool = True, json_outp
                 say(console, f"  {line}")
             if len(found[uid]) > SHOWN_DIFFERENCES:
                 say(console, f"  and {len(found[uid]) - SHOWN_DIFFERENCES} more")
-    say(console, f"{checked} runs compared, {len(found)} with differences")
+    say(console, f"{runs_text(checked)} compared, {len(found)} with differences")
     if troubled_files:
         say(console, "Restore files that have changed or are missing from a backup.")
     if troubled_runs:
@@ -86,11 +87,13 @@ def replay(data_dir: Path, runs: Sequence[str], *, rewrite: bool, json_output: b
     """Deliver runs again from their journals, and wait until they are there; return the exit code."""
     console = Console(stderr=json_output)
     uids = maintenance.replay(data_dir, runs or None, rewrite=rewrite)
-    say(console, f"{len(uids)} runs are delivered again ...")
-    ensure_daemon(data_dir)
-    for uid in uids:
-        wait_delivered(data_dir, uid, CATALOG_WAIT_S)
-    say(console, "They are in the catalog.")
+    if uids:
+        say(console, f"To be delivered again: {runs_text(len(uids))} ...")
+        ensure_daemon(data_dir)
+        _wait_for_all(data_dir, uids, console)
+        say(console, "All are in the catalog.")
+    else:
+        say(console, "No run is to be delivered again; those that go on or wait are delivered anyway.")
     if json_output:
         print(json.dumps({"runs": uids}))
     return 0
@@ -138,6 +141,11 @@ def make_profile(data_dir: Path, name: str, *, replace: bool, json_output: bool)
     return 0
 
 
+def runs_text(number: int) -> str:
+    """Return so many runs in words: 1 run, 2 runs."""
+    return f"{number} run{'' if number == 1 else 's'}"
+
+
 def size_text(size: float) -> str:
     """Return a size for people: 512 B, 1.5 MB."""
     for unit in _UNITS:
@@ -147,7 +155,21 @@ def size_text(size: float) -> str:
     return f"{size:.3g} {unit}"
 
 
-def _keep(data_dir: Path) -> None:
-    from catalog.directory import DataDirectory
+def _wait_for_all(data_dir: Path, uids: Sequence[str], console: Console) -> None:
+    """Wait until runs are delivered, for as long as there are fewer and fewer."""
+    journals = DataDirectory.at(data_dir).journals
+    waiting = len(uids)
+    for uid in uids:
+        while True:
+            try:
+                wait_delivered(data_dir, uid, CATALOG_WAIT_S)
+                break
+            except CatalogTimeout:
+                before, waiting = waiting, len({uid_of_journal(path) for path in journals.glob("*.jsonl")} & {*uids})
+                if waiting >= before:
+                    raise
+                say(console, f"{runs_text(waiting)} still to be delivered ...")
 
+
+def _keep(data_dir: Path) -> None:
     DataDirectory.at(data_dir).keep_mark.write_text(str(os.getpid()))

@@ -82,6 +82,11 @@ def test_runs_are_found_by_every_handle(RE, served, devices):
     assert catalog[-2].metadata["start"]["uid"] == first
     assert catalog[4712].metadata["start"]["uid"] == first
     assert catalog[first[:8]].metadata["start"]["uid"] == first
+    for nobody in ("zzz", 99999, -999, ""):
+        with pytest.raises(UnknownRun, match=f"^There is no run '{nobody}' in {served.directory.root}\\.$"):
+            catalog[nobody]
+    with pytest.raises(ValueError, match="'failed' is no exit status of a run: give success, abort, fail"):
+        catalog.search(exit_status="failed")
     assert list(catalog.search(Key("operator") == "grace")) == [second]
     assert list(catalog.search(TimeRange(since=before))) == [first, second]
     assert list(catalog.search(Key("plan_name") == "count").search(TimeRange(since=before))) == [first]

@@ -262,7 +262,7 @@ def test_status_verify_and_replay_tell_how_the_catalog_stands(past, capsys):
     assert catalog_care.show_status(past.root, json_output=False) == 0
     assert "ready, http://127.0.0.1" in capsys.readouterr().out
     assert catalog_care.verify(past.root, [past.scan], json_output=False) == 0
-    assert "1 runs compared, 0 with differences" in capsys.readouterr().out
+    assert "1 run compared, 0 with differences" in capsys.readouterr().out
     run = past.catalog[past.scan]
     run.update_metadata({"start": {**run.metadata["start"], "plan_name": "other"}})
     assert catalog_care.verify(past.root, [past.scan], json_output=True) == 1
