@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from .checksums import FileProblem, verify_files
 from .client import open_catalog
 from .directory import REPLAYED, CatalogState, DataDirectory, uid_of_journal
 from .errors import JournalCorrupt, JournalError
-from .journal import find_journal, sync_descriptor, sync_folder
+from .external import explain
+from .journal import find_journal, read_journal, sync_descriptor, sync_folder
 from .launch import daemon_runs, leases_held
 from .locking import is_locked
-from .verify import Difference, compare_run
+from .verify import Difference, NotCompared, compare_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +87,11 @@ def status(data_dir: str | os.PathLike[str]) -> CatalogStatus:
 
 def verify(
     data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, *, files: bool = True
-) -> Iterator[tuple[str, list[Difference | FileProblem]]]:
+) -> Iterator[tuple[str, list[Difference | FileProblem | NotCompared]]]:
     """Compare delivered runs with their journals, and their files with the checksums; yield uids and what differs.
 
-    A damaged journal is a difference like others, and the runs after it are compared all the same. Files whose
-    checksums the daemon is still to compute are passed over.
+    A damaged journal, or a run that the server cannot give, is told like a difference, and the runs after it are
+    compared all the same. Files whose checksums the daemon is still to compute are passed over.
 
     Parameters
     ----------
@@ -105,32 +107,43 @@ def verify(
     NoCatalog, UnknownRun, CatalogStartFailed, CatalogTimeout
         What to compare is not there.
     """
+    import httpx
+
     directory = DataDirectory.existing(data_dir)
     catalog = open_catalog(directory.root)
     paths = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
     for path in paths:
         uid = uid_of_journal(path)
-        differences: list[Difference | FileProblem] = []
+        differences: list[Difference | FileProblem | NotCompared] = []
         try:
             differences += (
                 compare_run(directory.root, catalog[uid]) if uid in catalog else [Difference("run", uid, None)]
             )
         except JournalCorrupt as damage:
-            differences.append(Difference("journal", str(damage), "not compared"))
+            differences.append(NotCompared("journal", str(damage)))
+        except httpx.HTTPStatusError as error:
+            differences.append(NotCompared("catalog", explain(error, catalog.uri)))
         if files and not directory.checksums_to_do(uid).exists():
             try:
                 differences += verify_files(directory.root, uid)
             except JournalCorrupt:
                 pass  # told already
             except JournalError as damage:
-                differences.append(Difference("checksums", str(damage), "not compared"))
+                differences.append(NotCompared("checksums", str(damage)))
         yield uid, differences
 
 
-def replay(data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, *, rewrite: bool = False) -> list[str]:
+def replay(
+    data_dir: str | os.PathLike[str],
+    uids: Iterable[str] | None = None,
+    *,
+    rewrite: bool = False,
+    on_damage: Callable[[JournalCorrupt], object] | None = None,
+) -> list[str]:
     """Have delivered runs delivered again from their journals; return their uids.
 
-    Runs that are in the catalog as a whole stay as they are, so this restores what the catalog lacks.
+    Runs that are in the catalog as a whole stay as they are, so this restores what the catalog lacks. A run whose
+    journal is damaged stays as it is in any case: what the catalog has of it may be all there is.
 
     Parameters
     ----------
@@ -140,23 +153,35 @@ def replay(data_dir: str | os.PathLike[str], uids: Iterable[str] | None = None, 
         Uids, or beginnings of uids, of the runs; all by default.
     rewrite : bool
         Delete the runs from the catalog first. They are then listed as if they were the latest.
+    on_damage : callable, optional
+        Called with what is wrong with each damaged journal.
 
     Raises
     ------
     NoCatalog, UnknownRun
         What to replay is not there.
+    JournalCorrupt
+        A journal is damaged, and there is no ``on_damage``; runs before it are delivered again, it is left as it is.
     """
     directory = DataDirectory.existing(data_dir)
     found = _delivered(directory) if uids is None else [find_journal(directory.root, uid) for uid in uids]
     paths = [path for path in found if path.suffix == ".gz"]
-    if rewrite and paths:
-        catalog = open_catalog(directory.root)
-        for uid in map(uid_of_journal, paths):
-            if uid in catalog:
-                catalog.delete_contents(uid, recursive=True, external_only=False)
+    catalog = open_catalog(directory.root) if rewrite and paths else None
+    replayed = []
     for path in paths:
+        uid = uid_of_journal(path)
+        try:
+            deque(read_journal(path), maxlen=0)
+        except JournalCorrupt as damage:
+            if on_damage is None:
+                raise
+            on_damage(damage)
+            continue
+        if catalog is not None and uid in catalog:
+            catalog.delete_contents(uid, recursive=True, external_only=False)
         _uncompress(directory, path)
-    return [uid_of_journal(path) for path in paths]
+        replayed.append(uid)
+    return replayed
 
 
 def _size(path: Path) -> int:

@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
@@ -42,6 +42,25 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.where}: emitted {self.emitted!r}, stored {self.stored!r}"
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """Why a run, or its files, could not be compared.
+
+    Attributes
+    ----------
+    what : "journal", "catalog" or "checksums"
+        What could not be read.
+    reason : str
+        Why.
+    """
+
+    what: Literal["journal", "catalog", "checksums"]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the {self.what} cannot be read: {self.reason}"
 
 
 def compare_run(data_dir: str | os.PathLike[str], run: Any) -> list[Difference]:

@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from catalog import CatalogTimeout, FileProblem, maintenance, wait_delivered, web_address
+from catalog import CatalogTimeout, FileProblem, JournalCorrupt, maintenance, wait_delivered, web_address
 from catalog.compact import compact
 from catalog.databroker_profile import write_profile
 from catalog.directory import DataDirectory, uid_of_journal
 from catalog.launch import ensure_daemon
+from catalog.verify import NotCompared
 from profiles.console import say, say_table
 from profiles.data_directory import CATALOG_WAIT_S
 
@@ -59,15 +60,21 @@ def verify(data_dir: Path, runs: Sequence[str], *, files: bool = True, json_outp
     console = Console(stderr=json_output)
     found: dict[str, list[str]] = {}
     checked = 0
-    troubled_files = troubled_runs = False
+    troubled_files = troubled_runs = troubled_journals = False
     for uid, differences in maintenance.verify(data_dir, runs or None, files=files):
         checked += 1
         if differences:
             found[uid] = list(map(str, differences))
             damaged = [isinstance(each, FileProblem) for each in differences]
             troubled_files = troubled_files or any(damaged)
-            troubled_runs = troubled_runs or not all(damaged)
-            what = "The files of run {} are not what they were:" if all(damaged) else "Run {} differs from its journal:"
+            if any(isinstance(each, NotCompared) and each.what == "journal" for each in differences):
+                troubled_journals = True
+                what = "Run {} cannot be compared:"
+            elif all(damaged):
+                what = "The files of run {} are not what they were:"
+            else:
+                troubled_runs = True
+                what = "Run {} differs from its journal:"
             say(console, what.format(uid))
             for line in found[uid][:SHOWN_DIFFERENCES]:
                 say(console, f"  {line}")
@@ -76,6 +83,8 @@ def verify(data_dir: Path, runs: Sequence[str], *, files: bool = True, json_outp
     say(console, f"{runs_text(checked)} compared, {len(found)} with differences")
     if troubled_files:
         say(console, "Restore files that have changed or are missing from a backup.")
+    if troubled_journals:
+        say(console, "Restore damaged journals from a backup; the catalog keeps what it has of their runs.")
     if troubled_runs:
         say(console, "To write a run again from its journal: tandem catalog replay --rewrite --run UID")
     if json_output:
@@ -86,7 +95,13 @@ def verify(data_dir: Path, runs: Sequence[str], *, files: bool = True, json_outp
 def replay(data_dir: Path, runs: Sequence[str], *, rewrite: bool, json_output: bool) -> int:
     """Deliver runs again from their journals, and wait until they are there; return the exit code."""
     console = Console(stderr=json_output)
-    uids = maintenance.replay(data_dir, runs or None, rewrite=rewrite)
+    damaged: list[str] = []
+
+    def tell(damage: JournalCorrupt) -> None:
+        damaged.append(str(damage))
+        say(console, f"Left as it is: {damage}")
+
+    uids = maintenance.replay(data_dir, runs or None, rewrite=rewrite, on_damage=tell)
     if uids:
         say(console, f"To be delivered again: {runs_text(len(uids))} ...")
         ensure_daemon(data_dir)
@@ -95,8 +110,8 @@ def replay(data_dir: Path, runs: Sequence[str], *, rewrite: bool, json_output: b
     else:
         say(console, "No run is to be delivered again; those that go on or wait are delivered anyway.")
     if json_output:
-        print(json.dumps({"runs": uids}))
-    return 0
+        print(json.dumps({"runs": uids, "damaged": damaged}))
+    return int(bool(damaged))
 
 
 def compact_catalog(data_dir: Path, *, json_output: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import stat
 import subprocess
@@ -24,9 +25,11 @@ from tiled.queries import FullText, Key
 from catalog import (
     CatalogTimeout,
     DeliveryFailed,
+    JournalCorrupt,
     KeyRejected,
     NoCatalog,
     UnknownRun,
+    find_journal,
     maintenance,
     open_catalog,
     original_documents,
@@ -40,6 +43,7 @@ from catalog.directory import DataDirectory
 from catalog.encoding import encode
 from catalog.launch import leave_daemon
 from catalog.verify import compare_run
+from profiles import catalog_care
 
 pytestmark = pytest.mark.server
 
@@ -457,4 +461,27 @@ def test_verify_and_replay_mend_the_catalog(RE, served, devices):
     for uid in (damaged, lost, whole):
         served.wait_delivered(uid)
     assert [differences for _, differences in maintenance.verify(root, [damaged, lost, whole])] == [[], [], []]
+    leave_daemon(root)
+
+
+def test_a_run_whose_journal_is_damaged_stays_in_the_catalog(RE, served, devices, capsys):
+    _, det = devices
+    uid = record(RE, served, count([det], 2))
+    root = served.directory.root
+    journal = find_journal(root, uid)
+    kept = journal.read_bytes()
+    for content in (kept[:-9], gzip.compress(gzip.decompress(kept).replace(b'{"name":"event"', b"garbage", 1))):
+        journal.write_bytes(content)
+        with pytest.raises(JournalCorrupt):
+            maintenance.replay(root, [uid], rewrite=True)
+        assert catalog_care.replay(root, [uid], rewrite=True, json_output=False) == 1
+        assert catalog_care.verify(root, [uid], json_output=False) == 1
+        told = " ".join(capsys.readouterr().out.split())
+        assert f"Left as it is: {journal}:" in told
+        assert f"Run {uid} cannot be compared: the journal cannot be read: {journal}:" in told
+        assert "Restore damaged journals from a backup" in told
+        assert "replay --rewrite" not in told
+        assert served.catalog()[uid]["primary"].read()["det"].shape == (2,)
+    journal.write_bytes(kept)
+    assert [differences for _, differences in maintenance.verify(root, [uid])] == [[]]
     leave_daemon(root)
