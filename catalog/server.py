@@ -25,6 +25,7 @@ from typing import Any
 from .directory import DataDirectory
 from .indexes import create_indexes, use_indexes
 from .locking import FileLock
+from .moved import follow_move
 from .rewriting import RewriteGate
 from .table_connections import connect_each_thread_for_itself, tables_uri
 
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         time.sleep(0.05)
 
     prepare_database(directory.database)
+    follow_move(directory)
     create_indexes(directory.database)
     use_indexes()
     connect_each_thread_for_itself(directory.tables)

@@ -12,7 +12,7 @@ from bluesky.plans import count
 from ophyd.sim import SynSignal
 
 from benchmarks.history import measured, seeded_directory, served
-from catalog import CatalogSession, maintenance
+from catalog import CatalogSession, maintenance, shut_down
 from catalog.compact import compact
 from catalog.launch import leave_daemon
 
@@ -59,4 +59,8 @@ def test_a_compacted_catalog_is_the_catalog_it_was(tmp_path: Path) -> None:
             again.wait_delivered(uid, timeout=120.0)
         assert [differences for _, differences in maintenance.verify(root, uids)] == [[]] * 20
         leave_daemon(root)
-    shutil.rmtree(root, ignore_errors=True)
+    shut_down(root, timeout=120.0)
+    moved = root.rename(tmp_path / "moved here")
+    assert [differences for _, differences in maintenance.verify(moved, uids)] == [[]] * 20
+    shut_down(moved, timeout=120.0)
+    shutil.rmtree(moved, ignore_errors=True)
