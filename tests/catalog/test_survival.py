@@ -85,15 +85,20 @@ def test_the_server_is_killed_and_then_the_daemon_and_the_session_at_once(served
 
 
 def test_images_are_readable_when_a_frame_was_taken_and_not_announced(served, measuring, tmp_path):
-    session = measuring(served.directory.root, images=tmp_path / "images")
-    session.wait_events(3)
-    os.kill(session.process.pid, signal.SIGSTOP)
-    path = served.directory.journal_of(session.uid)
-    lines = path.read_bytes().splitlines(keepends=True)
-    while b'"name":"datum"' not in lines.pop():
-        pass
-    os.truncate(path, sum(map(len, lines)))
-    session.kill()
+    daemon = state_of(served).daemon_pid
+    os.kill(daemon, signal.SIGSTOP)  # it must not have read what is to be cut off
+    try:
+        session = measuring(served.directory.root, images=tmp_path / "images")
+        session.wait_events(3)
+        os.kill(session.process.pid, signal.SIGSTOP)
+        path = served.directory.journal_of(session.uid)
+        lines = path.read_bytes().splitlines(keepends=True)
+        while b'"name":"datum"' not in lines.pop():
+            pass
+        os.truncate(path, sum(map(len, lines)))
+        session.kill()
+    finally:
+        os.kill(daemon, signal.SIGCONT)
     served.wait_delivered(session.uid, timeout=60.0)
     assert assert_images_there(served, session.uid) == sum(b'"name":"datum"' in line for line in lines) >= 2
 
@@ -114,12 +119,18 @@ def read_again_and_again(session, stop, seen, failures):
         failures.append(error)
 
 
-def test_many_events_that_waited_for_the_catalog_need_no_more_memory(served):
+def memory_of(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_many_events_while_the_server_answers_nothing_need_no_more_memory(served):
+    """Neither of the session nor of the daemon, which runs and delivers what it can."""
     events = 30_000
     run, descriptor = str(uuid.uuid4()), str(uuid.uuid4())
-    daemon = state_of(served).daemon_pid
+    state = state_of(served)
     emit = served.journal
-    os.kill(daemon, signal.SIGSTOP)
+    before = memory_of(state.daemon_pid)
+    os.kill(state.server_pid, signal.SIGSTOP)
     try:
         emit("start", {"uid": run, "time": time.time(), "plan_name": "flood"})
         data_keys = {"x": {"source": "flood", "dtype": "number", "shape": []}}
@@ -134,9 +145,11 @@ def test_many_events_that_waited_for_the_catalog_need_no_more_memory(served):
         grown = tracemalloc.get_traced_memory()[0]
         tracemalloc.stop()
         emit("stop", {"uid": str(uuid.uuid4()), "run_start": run, "time": time.time(), "exit_status": "success"})
+        daemon_grown = memory_of(state.daemon_pid) - before
     finally:
-        os.kill(daemon, signal.SIGCONT)
+        os.kill(state.server_pid, signal.SIGCONT)
     assert grown < 1_000_000
+    assert daemon_grown < 200e6
     served.wait_delivered(run, timeout=60.0)
     table = served.catalog()[run]["primary"].base["internal"].read(["seq_num"])
     assert table["seq_num"].tolist() == list(range(1, events + 1))
