@@ -65,7 +65,10 @@ def verify(data_dir: Path, runs: Sequence[str], *, files: bool = True, json_outp
         checked += 1
         if differences:
             found[uid] = list(map(str, differences))
-            damaged = [isinstance(each, FileProblem) for each in differences]
+            damaged = [
+                isinstance(each, FileProblem) or (isinstance(each, NotCompared) and each.what == "checksums")
+                for each in differences
+            ]
             troubled_files = troubled_files or any(damaged)
             if any(isinstance(each, NotCompared) and each.what == "journal" for each in differences):
                 troubled_journals = True

@@ -119,7 +119,7 @@ def test_a_damaged_record_is_named(served, imaged):
     try:
         beside.write_bytes(before[:20])
         ((_, (difference,)),) = maintenance.verify(served.directory.root, [uid])
-        assert str(difference).startswith(f"checksums: emitted '{beside} holds no checksums")
+        assert str(difference).startswith(f"the checksums cannot be read: {beside} holds no checksums")
         with pytest.raises(JournalError, match=r"checksums.json holds no checksums .*Restore it from a backup"):
             verify_files(served.directory.root, uid)
     finally:
