@@ -354,7 +354,7 @@ def answer_of_nobody(function):
     if child == 0:
         try:
             if os.geteuid() == 0:
-                os.setresuid(65534, 65534, 65534)
+                os.setuid(65534)
             function()
         except BaseException as error:
             os.write(writer, f"{type(error).__name__}: {error}".encode())

@@ -269,7 +269,7 @@ def test_status_verify_and_replay_tell_how_the_catalog_stands(past, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["differences"] == {past.scan: ["start: plan_name: emitted 'scan', stored 'other'"]}
     assert catalog_care.replay(past.root, [past.scan], rewrite=True, json_output=True) == 0
-    assert json.loads(capsys.readouterr().out) == {"runs": [past.scan]}
+    assert json.loads(capsys.readouterr().out) == {"runs": [past.scan], "damaged": []}
     assert catalog_care.verify(past.root, [past.scan], json_output=False) == 0
     assert catalog_care.compact_catalog(past.root, json_output=False) == 0
     assert "Left as they are: databases and arrays (the server runs" in capsys.readouterr().out
