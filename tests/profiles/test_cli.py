@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
-from catalog import find_journal, read_journal
+from catalog import NoCatalog, find_journal, read_journal
+from profiles.cli import app
 from profiles.configuration import load_configuration
 from profiles.demo import SHOWN
 from profiles.runs import list_runs
@@ -226,3 +228,9 @@ def test_the_example_runs_from_a_clone(repository: Path, tmp_path: Path, data_di
     done = finished([sys.executable, str(repository / "examples" / "malus.py")], cwd=tmp_path, env=FAST)
     assert done.returncode == 0, done.stderr
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["power_v2", "power_v4"]
+
+
+def test_stopping_a_catalog_that_is_not_there_is_told(tmp_path):
+    done = CliRunner().invoke(app, ["catalog", "stop", str(tmp_path / "nothing")])
+    assert isinstance(done.exception, NoCatalog)
+    assert not (tmp_path / "nothing").exists()
