@@ -123,6 +123,7 @@ def list_runs(
     json_output: bool = False,
     catalog: RunCatalog | None = None,
     console: Console | None = None,
+    where: Mapping[str, Any] = {},
     **filters: Any,
 ) -> int:
     """Print the latest runs that match, newest first; return the exit code, which is 1 when none does.
@@ -139,12 +140,14 @@ def list_runs(
         The catalog, when it is open already.
     console
         Where to print.
+    where
+        Further entries of the start document, as `catalog.search_runs` takes them.
     **filters
-        What `catalog.search_runs` takes; None and empty ones are no filters.
+        What `catalog.search_runs` has parameters for; None and empty ones are no filters.
     """
     console = console or Console()
     runs = catalog if catalog is not None else open_runs(data_dir)
-    wanted = {key: value for key, value in filters.items() if value is not None and value != ()}
+    wanted = {key: value for key, value in filters.items() if value is not None and value != ()} | dict(where)
     found = [summary_of(run) for run in latest(search_runs(runs, **wanted), number)]
     if json_output:
         print(json.dumps(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_module
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
@@ -40,6 +41,8 @@ def runs_list(
     number: Annotated[int, typer.Option("--number", "-n", help="How many runs to list.", min=1)] = 20,
     plan: Annotated[Optional[str], typer.Option(help="Name of the plan.")] = None,  # noqa: UP045
     device: Annotated[Optional[str], typer.Option(help="Name of a device the run names.")] = None,  # noqa: UP045
+    detector: Annotated[Optional[str], typer.Option(help="Name of a detector.")] = None,  # noqa: UP045
+    motor: Annotated[Optional[str], typer.Option(help="Name of what was moved.")] = None,  # noqa: UP045
     sample: Annotated[Optional[str], typer.Option(help="The sample.")] = None,  # noqa: UP045
     operator: Annotated[Optional[str], typer.Option(help="Who measured.")] = None,  # noqa: UP045
     proposal: Annotated[Optional[str], typer.Option(help="The proposal.")] = None,  # noqa: UP045
@@ -55,6 +58,10 @@ def runs_list(
     tag: Annotated[Optional[list[str]], typer.Option(help="A tag; may be given several times.")] = None,  # noqa: UP045
     note: Annotated[Optional[str], typer.Option(help="Text in its notes.")] = None,  # noqa: UP045
     text: Annotated[Optional[str], typer.Option(help="Words anywhere in the metadata.")] = None,  # noqa: UP045
+    where: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(metavar="KEY=VALUE", help="Any entry: campaign=autumn, plan_args.num=5; several may be given."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the latest runs, newest first; all filters given must match.
@@ -68,6 +75,8 @@ def runs_list(
     filters: dict[str, Any] = {
         "plan": plan,
         "device": device,
+        "detector": detector,
+        "motor": motor,
         "sample": sample,
         "operator": operator,
         "proposal": proposal,
@@ -78,7 +87,27 @@ def runs_list(
         "note": note,
         "text": text,
     }
-    finish(lambda: list_runs(data_dir, number, json_output=json, **filters))
+    entries = dict(_entry(text, set(filters)) for text in where or ())
+    finish(lambda: list_runs(data_dir, number, json_output=json, where=entries, **filters))
+
+
+def _entry(text: str, filters: set[str]) -> tuple[str, Any]:
+    """Return key and value of an entry of the start document."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise typer.BadParameter(f"{text!r} is no KEY=VALUE, as in campaign=autumn", param_hint="--where")
+    if key in filters or key == "catalog":
+        raise typer.BadParameter(f"{key!r} is asked for with an option of its own, see --help", param_hint="--where")
+    return key, _value(value)
+
+
+def _value(text: str) -> Any:
+    """Return the number, truth value or null that a text is in JSON; else the text."""
+    try:
+        value = json_module.loads(text)
+    except ValueError:
+        return text
+    return text if isinstance(value, dict | list) else value
 
 
 @app.command("show", context_settings=NEGATIVE_RUNS)

@@ -73,8 +73,23 @@ def test_the_list_has_the_latest_first_and_filters(past, capsys):
     assert past.map[:8] in text
     assert past.scan[:8] not in text
     assert past.printed(runs.list_runs, 20, plan="nothing", expect=1) == "No run matches.\n"
+    text = past.printed(runs.list_runs, 20, motor="y", where={"num_points": 15})
+    assert past.map[:8] in text
+    assert past.scan[:8] not in text
     past.printed(runs.list_runs, 2, json_output=True)
     assert [run["uid"] for run in json.loads(capsys.readouterr().out)] == [past.images, past.map]
+
+
+def test_entries_of_the_start_document_are_asked_for_on_the_command_line(past, typed, capsys):
+    def listed(*options):
+        done = typed("runs", "--json", "--data-dir", past.root, *options)
+        return done, [run["uid"] for run in json.loads(done.stdout.splitlines()[-1])] if done.stdout else []
+
+    assert listed("--where", "num_points=15", "--detector", "det")[1] == [past.map]
+    assert set(listed("--where", "plan_args.num=3")[1]) == {past.images}
+    assert listed("--where", "num_points=16")[0].returncode == 1
+    assert "'autumn' is no KEY=VALUE, as in campaign=autumn" in listed("--where", "autumn")[0].stderr
+    assert "'plan' is asked for with an option of its own" in listed("--where", "plan=scan")[0].stderr
 
 
 @pytest.mark.parametrize("which", ["-2", "2", "beginning"])
