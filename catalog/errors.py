@@ -132,9 +132,12 @@ class NoCatalog(DataDirectoryError):
     """There is no catalog at this place."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        place = Path(path).absolute()
+        others = sorted(each.parent.name for each in place.parent.glob("*/journal") if each.parent != place)
+        there = f" Beside it there is {', '.join(others)}." if others else ""
         super().__init__(
             path,
-            f"There is no catalog in {Path(path).absolute()}. Give the data directory that a session has written to.",
+            f"There is no catalog in {place}. Give the data directory that a session has written to.{there}",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -10,6 +11,7 @@ from profiles.commands import catalog, config, runs, shadow
 from profiles.commands.demo import demo
 from profiles.commands.doctor import doctor
 from profiles.commands.health import health
+from profiles.commands.help_texts import let_paragraphs_flow
 from profiles.commands.run import CONTEXT_SETTINGS as RUN_CONTEXT
 from profiles.commands.run import run
 from profiles.commands.shell import shell
@@ -19,7 +21,6 @@ from profiles.commands.watch import watch
 from profiles.commands.wires import wires
 
 app = typer.Typer(
-    help="Measure with two generations of instrument drivers on the same wires.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,6 +39,24 @@ app.add_typer(config.app, name="config")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(runs.app, name="runs")
 app.add_typer(shadow.app, name="shadow")
+let_paragraphs_flow(app)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"ophyd-tandem {version('ophyd-tandem')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Measure with two generations of instrument drivers on the same wires."""
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from coexistence.errors import CoexistenceError
 from devices.protocols.errors import ProtocolError
+from plans.checks import PlanError
 from profiles.health_report import print_health
 from profiles.interruption import AbortOnInterrupt
 from profiles.parts import detectors, find_part, movables
@@ -39,6 +40,9 @@ PLACE_TIMEOUT_S = 3.0
 LISTED_RUNS = 10
 PATIENCE_S = 1.0
 """After how long a user is told what is waited for."""
+
+TOLD_IN_A_LINE = (FailedStatus, CoexistenceError, ProtocolError, PlanError)
+"""Troubles whose message says what to do; the way through bluesky to them helps nobody at a prompt."""
 
 
 @magics_class
@@ -111,7 +115,7 @@ class SessionMagics(Magics):
         number = line.strip() or str(LISTED_RUNS)
         if not number.isdigit() or not int(number):
             raise UsageError(f"give the number of runs to list, as in %runs 30, not {number!r}")
-        waiting = threading.Timer(PATIENCE_S, print, ["The catalog's server is still starting; the runs follow."])
+        waiting = threading.Timer(PATIENCE_S, print, ["Opening the catalog; the runs follow."])
         waiting.daemon = True
         waiting.start()
         try:
@@ -222,10 +226,19 @@ def _trouble_in_a_line() -> Iterator[None]:
     """Tell what an instrument or its wire has against a command without the stack of the plan; the log has that."""
     try:
         yield
-    except (FailedStatus, CoexistenceError, ProtocolError, ValueError) as error:
-        reason = error.__cause__ if isinstance(error, FailedStatus) and error.__cause__ is not None else error
+    except (*TOLD_IN_A_LINE, ValueError) as error:
+        reason = _reason(error)
         logger.info("A command failed", exc_info=error)
         raise UsageError(f"{type(reason).__name__}: {reason}") from None
+
+
+def _reason(error: BaseException) -> BaseException:
+    return error.__cause__ if isinstance(error, FailedStatus) and error.__cause__ is not None else error
+
+
+def _tell_in_a_line(shell: Any, _type: Any, error: BaseException, traceback: Any, **_: Any) -> None:
+    reason = _reason(error)
+    shell.showtraceback((type(reason), reason, traceback), exception_only=True)
 
 
 def _answer_of(method: Any) -> Any:
@@ -259,7 +272,8 @@ async def _awaited(method: Any) -> Any:
 
 
 def register(shell: Any, session: Session) -> None:
-    """Give an IPython shell the commands, and the completion of their arguments."""
+    """Give an IPython shell the commands, the completion of their arguments, and troubles told in a line."""
+    shell.set_custom_exc(TOLD_IN_A_LINE, _tell_in_a_line)
     shell.register_magics(SessionMagics(shell, session))
     for command, movable_only in {"mov": True, "movr": True, "wa": True, "ct": False}.items():
         complete = partial(complete_with_parts(session, movable_only))

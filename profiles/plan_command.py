@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn, Optional
 import typer
 
 from plans.catalogue import CataloguedPlan
+from profiles.commands.help_texts import paragraphs
 from profiles.commands.options import finish
 from profiles.plan_arguments import PlanArgument, arguments_of
 
@@ -51,8 +52,7 @@ def run_command(plan: CataloguedPlan, texts: Sequence[str], work: Callable[[dict
 
 def description_of(plan: CataloguedPlan) -> str:
     """Return what the plan's docstring says before its parameters, a line for each paragraph."""
-    text = (inspect.getdoc(plan.function) or "").partition("\nParameters\n")[0]
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")).strip()
+    return paragraphs((inspect.getdoc(plan.function) or "").partition("\nParameters\n")[0])
 
 
 def _parameter(argument: PlanArgument, plan: CataloguedPlan) -> inspect.Parameter:

@@ -124,10 +124,11 @@ class Prompt:
             say(console, f"A line tells when {', '.join(connecting)} {'is' if len(connecting) == 1 else 'are'} there.")
         names = [*PARTS, *PLAN_MODULES, *session.devices]
         awaited = next((name for name in session.devices if session.instruments[name].generation == "v4"), None)
-        say(
-            console,
+        console.print(
             f"Names: {', '.join(names)}\n"
             f"Plans: {', '.join(plan_names())}\n"
             f"Commands: {COMMANDS}; `malus?` tells about a plan"
             + (f", `await {awaited}.read()` works too." if awaited else "."),
+            markup=False,
+            highlight=False,
         )

@@ -62,7 +62,7 @@ def print_wires(wires: Sequence[dict[str, Any]], console: Console) -> None:
     if not wires:
         say(console, "No wire is open.")
         return
-    table = Table("wire", "now", "owner", "exchanges", "timeouts", "errors", "wait p95", "exchange p50 / p95")
+    table = Table("wire", "now", "owner", "exchanges", "timeouts", "errors", "wait\np95", "exchange\np50 / p95")
     for number, wire in enumerate(wires):
         if number:
             table.add_section()

@@ -1,5 +1,6 @@
 """The command line as somebody who types it meets it."""
 
+import itertools
 import json
 import os
 import signal
@@ -114,6 +115,15 @@ def test_help_comes_soon(tandem):
         assert f" {command} " in done.stdout
 
 
+def test_help_is_broken_where_the_terminal_ends_and_the_version_is_told(typed):
+    described = typed("run", "--help").stdout.partition("Run a plan")[2].partition("Arguments after")[0]
+    lines = [line.strip() for line in described.splitlines()]
+    for line, following in itertools.pairwise(lines):
+        if line and following:
+            assert len(f"{line} {following.split()[0]}") > 78, "a line ends where the next word had room"
+    assert typed("--version").stdout == "ophyd-tandem 0.1.0\n"
+
+
 def test_a_mistyped_command_is_told(typed):
     done = typed("dmeo")
     assert done.returncode == 2
@@ -214,6 +224,8 @@ def test_what_the_user_can_mend_is_told_without_a_traceback(typed, tmp_path: Pat
     done = typed("runs", "--data-dir", tmp_path / "none")
     assert done.returncode == 1
     assert done.stderr.startswith("tandem: There is no catalog in ")
+    (tmp_path / "demo-data" / "journal").mkdir(parents=True)
+    assert "Beside it there is demo-data." in typed("runs", "--data-dir", tmp_path / "none").stderr
     assert "Traceback" not in done.stderr
     done = typed("run", "nothing")
     told = " ".join(done.stderr.replace("│", "").split())
