@@ -29,6 +29,7 @@ from profiles.device_names import UnknownDevice, find_devices, meant_ids, split_
 from profiles.malus_report import MalusReport, read_report
 from profiles.plan_arguments import PlanArgument, arguments_of
 from profiles.prompt_names import prompt_names
+from profiles.result_table import result_table
 from profiles.scan_display import shown_scan
 from profiles.session import Session
 
@@ -302,26 +303,6 @@ def _print_runs(runs: Sequence[Mapping[str, Any]], options: RunOptions, console:
                 say_table(console, result_table(kind, rows, run["units"].get(kind, {})))
     if options.picture is not None and runs:
         say(console, f"picture   {options.picture}")
-
-
-def result_table(kind: str, rows: Sequence[Mapping[str, Any]], units: Mapping[str, str]) -> Table:
-    """Return results as a table: a line for each quantity, with its error and units, a column for each row."""
-    labels = [str(row.get("signal", number + 1)) for number, row in enumerate(rows)]
-    table = Table(kind, *labels, box=None, pad_edge=False)
-    for quantity in rows[0] if rows else ():
-        if quantity == "signal" or (quantity.endswith("_error") and quantity.removesuffix("_error") in rows[0]):
-            continue
-        cells = [_with_error(row[quantity], row.get(f"{quantity}_error"), units.get(quantity, "")) for row in rows]
-        table.add_row(quantity.replace("_", " "), *cells)
-    return table
-
-
-def _with_error(value: Any, error: Any, units: str) -> str:
-    if value is None:
-        return "-"
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    text += f" ± {error:.2g}" if isinstance(error, float) else ""
-    return f"{text} {units}".strip()
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,16 @@ from catalog.directory import DataDirectory
 from catalog.notes import Annotations, wait_annotated
 from profiles.console import say, say_table
 from profiles.data_directory import CATALOG_WAIT_S, DEFAULT_DATA_DIRECTORY
+from profiles.result_table import result_table
 
 if TYPE_CHECKING:
     from catalog.run_catalog import RunCatalog
 
 LONGEST_CELL = 200
+_WIDEST = 1000
+SIDE_BY_SIDE = 4
+"""Up to how many rows of results stand side by side, which leaves their figures whole on a narrow terminal."""
+
 SHOWN_ROWS = 20
 """Most rows of a stream of results that are shown."""
 
@@ -177,7 +182,8 @@ def show_run(
     if json_output:
         print(json.dumps(details_of(run), default=str))
     else:
-        (console or Console()).print(run_view(run))
+        console = console or Console()
+        console.print(run_view(run, console.width))
     return 0
 
 
@@ -193,16 +199,16 @@ def details_of(run: Any) -> dict[str, Any]:
     }
 
 
-def run_view(run: Any) -> Group:
-    """Return what `show` prints: metadata, instruments, streams, results, troubles of wires, notes."""
+def run_view(run: Any, width: int) -> Group:
+    """Return what `show` prints in so many columns: metadata, instruments, streams, results, troubles, notes."""
     metadata = _plain(run.metadata)
     parts: list[RenderableType] = [_facts(run, metadata)]
     if instruments := metadata["start"].get("instruments"):
-        parts += ["", _mapping_table("instrument", instruments)]
+        parts += ["", _instruments_table(instruments, width)]
     parts += ["", _streams_table(run, metadata)]
     for name in run:
         if _is_result(name):
-            parts += ["", _rows_table(f"Result: {name.removeprefix(RESULT_PREFIX)}", rows_of(run, name), run[name])]
+            parts += ["", _result_table(run, name)]
     if "wires" in run and (troubles := rows_of(run, "wires")):
         parts += ["", _rows_table("Troubles of the wires", troubles, run["wires"])]
     annotations = Annotations.from_metadata(metadata)
@@ -264,7 +270,10 @@ def _facts(run: Any, metadata: Mapping[str, Any]) -> Table:
 
 def _streams_table(run: Any, metadata: Mapping[str, Any]) -> Table:
     counts = (metadata.get("stop") or {}).get("num_events", {})
-    table = Table("stream", "events", "column", "units", "type", "source")
+    table = Table()
+    for label in ("stream", "events", "column", "units", "type"):
+        table.add_column(label, no_wrap=True)
+    table.add_column("source")
     for name in run:
         stream = run[name].metadata
         for number, (key, data_key) in enumerate(stream["data_keys"].items()):
@@ -292,12 +301,27 @@ def _rows_table(title: str, rows: list[dict[str, Any]], stream: Any) -> Table:
     return table
 
 
-def _mapping_table(title: str, entries: Mapping[str, Mapping[str, Any]]) -> Table:
-    keys = list(dict.fromkeys(key for facts in entries.values() for key in facts))
-    table = Table(title, *keys)
-    for name, facts in entries.items():
+def _result_table(run: Any, stream: str) -> Table:
+    title = f"Result: {stream.removeprefix(RESULT_PREFIX)}"
+    rows = rows_of(run, stream)
+    if len(rows) > SIDE_BY_SIDE:
+        return _rows_table(title, rows, run[stream])
+    units = {name: key["units"] for name, key in run[stream].metadata["data_keys"].items() if key.get("units")}
+    return result_table(title, rows, units)
+
+
+def _instruments_table(instruments: Mapping[str, Mapping[str, Any]], width: int) -> Table:
+    keys = list(dict.fromkeys(key for facts in instruments.values() for key in facts))
+    table = Table("instrument", *keys)
+    for name, facts in instruments.items():
         table.add_row(Text(name), *(Text(cut(_text(facts.get(key)))) for key in keys))
-    return table
+    whole = Console(width=_WIDEST)
+    if whole.measure(table).maximum <= width:
+        return table
+    narrow = Table.grid(padding=(0, 2))
+    for name, facts in instruments.items():
+        narrow.add_row(Text(name, "bold"), Text(cut(_text(dict(facts)), _WIDEST)))
+    return narrow
 
 
 def _is_result(stream: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -97,6 +98,11 @@ def test_a_run_is_shown_with_everything_known_of_it(past, which):
     text = past.printed(runs.show_run, past.map[:8] if which == "beginning" else which)
     for expected in (past.map, "grid_scan", "S1", "ada", "success", "primary", "SIM:det"):
         assert expected in text
+    facts = {"generation": "v4", "driver": "devices.v4.newport_1830c.Newport1830C", "wire": "/dev/ttyUSB0"}
+    for width in (80, 300):
+        shown = Console(file=io.StringIO(), width=width)
+        shown.print(runs._instruments_table({"power_v4": facts}, width))
+        assert all(fact in shown.file.getvalue() for fact in facts.values()), "a name that is cut short says nothing"
 
 
 def test_results_and_troubles_of_wires_are_shown(past, capsys):
@@ -107,8 +113,7 @@ def test_results_and_troubles_of_wires_are_shown(past, capsys):
         session.wait_delivered(uid)
     text = past.printed(runs.show_run, uid)
     assert "Result: peak" in text
-    assert "centre (deg)" in text
-    assert "45.02 ± 0.03" in text
+    assert re.search(r"centre +45\.02 ± 0\.03 deg", text)
     assert "Troubles of the wires" in text
     assert "no reply within 2 s" in text
     past.printed(runs.show_run, uid, json_output=True)
