@@ -48,6 +48,9 @@ FRAMES_OF_AN_EVENT_NDIM = 4
 
 UNFINISHED_REASON = "The session ended without closing the run."
 
+RAGGED = "ragged"
+"""What a column of arrays becomes when their lengths differ, whatever its descriptor says."""
+
 
 class ColumnTypeChanged(Exception):
     """A later value does not fit the type of its column on the server.
@@ -238,7 +241,8 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
     """
 
     def __init__(self, runs: Any, directory: DataDirectory, promoted: Mapping[tuple[str, str], str]) -> None:
-        super().__init__(runs.include_data_sources(), batch_size=2**62)
+        # Arrays in a table are read back as text by a client that reads the whole stream.
+        super().__init__(runs.include_data_sources(), batch_size=2**62, max_array_size=0)
         self.complete = False
         self.events: dict[str, int] = {}
         self._directory = directory
@@ -246,6 +250,7 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         self._cached_bytes = 0
         self._column_types: dict[str, dict[str, str]] = {}
         self._array_types: dict[tuple[str, str], np.dtype[Any]] = {}
+        self._array_lengths: dict[tuple[str, str], int] = {}
         self._undeclared: set[tuple[str, str]] = set()
         self._rows_sent: Counter[str] = Counter()
 
@@ -280,8 +285,15 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
 
     def descriptor(self, doc: Document) -> None:
         """Create the stream, or note its new configuration."""
-        types = self._column_types.setdefault(doc["name"], {})
-        self.events.setdefault(doc["name"], 0)
+        stream = doc["name"]
+        types = self._column_types.setdefault(stream, {})
+        self.events.setdefault(stream, 0)
+        ragged = {
+            key: {**data_key, "shape": [None]}
+            for key, data_key in doc["data_keys"].items()
+            if self._promoted.get((stream, key)) == RAGGED
+        }
+        doc = {**doc, "data_keys": {**doc["data_keys"], **ragged}}
         for key, data_key in doc["data_keys"].items():
             if "external" in data_key:
                 continue
@@ -293,6 +305,8 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
             else:
                 types[key] = ""
         super().descriptor(doc)
+        # The writer takes no shape for that of an array of one value, and cannot write a number as such.
+        self._int_array_keys[stream] -= {key for key, data_key in doc["data_keys"].items() if not data_key["shape"]}
 
     def event(self, doc: Document) -> None:
         """Take one event; it reaches the server with the next `flush`."""
@@ -377,6 +391,8 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         promoted = place in self._promoted
         if value.dtype.kind not in "biuf":
             return value
+        if value.ndim == 1 and self._array_lengths.setdefault(place, len(value)) != len(value):
+            raise ColumnTypeChanged(stream, key, RAGGED)
         if place not in self._array_types:
             declared = self.data_keys[key].get("dtype_numpy")
             if promoted:

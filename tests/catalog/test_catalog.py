@@ -178,6 +178,18 @@ def test_arrays_images_and_text_come_back(RE, served):
     image_stored = run["primary"]["image"].read()
     assert image_stored.shape == (3, 40, 30)
     assert image_stored.dtype == "u2"
+    np.testing.assert_array_equal(run["primary"].read()["wave"], [[1.5, np.nan, -np.inf]] * 3)
+
+
+def test_arrays_of_any_length_stay_numbers(RE, served):
+    spectra = [[1.5, 2.5], [3.5, 4.5, 5.5], [6.5]]
+    uid = record(RE, served, count([of_values(spectra)], 3))
+    run = served.catalog()[uid]
+    assert run["primary"]["number"].read().tolist() == spectra
+    with pytest.warns(UserWarning, match="padded with NaNs"):
+        whole = run["primary"].read()["number"]
+    np.testing.assert_array_equal(whole, [[1.5, 2.5, np.nan], spectra[1], [6.5, np.nan, np.nan]])
+    assert compare_run(served.directory.root, run) == []
 
 
 def test_arrays_are_never_cut_to_the_type_of_the_first(RE, served):
