@@ -115,6 +115,9 @@ class Channel:
         self._stray_listeners: list[Callable[[bytes, float], object]] = []
         self._closing = threading.Event()
         self._reopener: threading.Thread | None = None
+        self._searcher: threading.Thread | None = None
+        """The reopener while it has not found the hardware."""
+        self._search_lock = threading.Lock()
         transport.open()
         self._connected = self._ready = True
         wire.channels.append(self)
@@ -561,11 +564,20 @@ class Channel:
         self.wire.record_loss()
         with contextlib.suppress(*self._transport.lost):
             self._transport.close()
+        self._search()
         logger.warning("%s is lost: %s", self.name, error, extra={"wire": self.name, "event": "lost"})
-        if not self._closing.is_set():
-            self._reopener = threading.Thread(target=self._reopen, name=f"reopen {self.name}", daemon=True)
-            self._reopener.start()
         self._announce(ConnectionEvent(self.name, False, time.time(), error))
+
+    def _search(self) -> None:
+        """See to it that lost hardware is looked for, also where a signal broke into the noting of its loss."""
+        with self._search_lock:
+            with self._link_lock:
+                searcher = self._searcher
+                if self._connected or self._closing.is_set() or (searcher is not None and searcher.is_alive()):
+                    return
+            searcher = threading.Thread(target=self._reopen, name=f"reopen {self.name}", daemon=True)
+            self._searcher = self._reopener = searcher
+            searcher.start()
 
     def _reopen(self) -> None:
         while not self._closing.wait(REOPEN_INTERVAL_S):
@@ -588,6 +600,7 @@ class Channel:
         with self._link_lock:
             self._ready = False
             self._steps_due = bool(self._steps)
+            self._searcher = None
             self._connected = True
             self._link.notify_all()
         logger.info("%s is back", self.name, extra={"wire": self.name, "event": "back"})
@@ -899,6 +912,7 @@ class Channel:
                     return
 
     def _await_connection(self, guard: Guard, deadline: float) -> None:
+        self._search()
         if asyncio._get_running_loop() is not None:
             raise self._disconnected(guard.owner)
         with self._link_lock:

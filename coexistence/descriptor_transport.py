@@ -38,24 +38,27 @@ class DescriptorTransport(StreamTransport):
 
     def open(self) -> None:
         self.close()
-        self._descriptor = self._open_descriptor()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._buffer.clear()
-        self._poller = select.poll()
-        self._poller.register(self._descriptor, select.POLLIN)
-        self._poller.register(self._wake_read, select.POLLIN)
+        try:
+            self._descriptor = self._open_descriptor()
+            self._wake_read, self._wake_write = os.pipe()
+            os.set_blocking(self._wake_read, False)
+            os.set_blocking(self._wake_write, False)
+            self._buffer.clear()
+            self._poller = select.poll()
+            self._poller.register(self._descriptor, select.POLLIN)
+            self._poller.register(self._wake_read, select.POLLIN)
+        except BaseException:
+            self.close()  # half opened, it would be in its own way for ever
+            raise
 
     def close(self) -> None:
-        if self._descriptor < 0:
-            return
         self._descriptor = -1
-        reading, self._wake_read = self._wake_read, -1
         with self._wake_lock:
-            os.close(self._wake_write)
-            self._wake_write = -1
-        os.close(reading)
+            pipe = self._wake_read, self._wake_write
+            self._wake_read = self._wake_write = -1
+            for each in pipe:
+                if each >= 0:
+                    os.close(each)
         self._close_descriptor()
 
     def send(self, data: bytes, deadline: float) -> int:
@@ -130,10 +133,10 @@ class SocketTransport(DescriptorTransport):
                 f"connecting failed ({error})",
                 remedy=f"Check that {host} is on the network and listens on port {port}.",
             ) from error
+        self._socket = connection
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setblocking(False)
-        self._socket = connection
         return connection.fileno()
 
     def _close_descriptor(self) -> None:

@@ -1,6 +1,10 @@
 """A pulled cable costs a second: loss, waiting, reopening, and what is run before anybody goes on."""
 
 import asyncio
+import itertools
+import os
+import resource
+import sys
 import time
 from pathlib import Path
 
@@ -146,6 +150,39 @@ def test_listeners_hear_of_loss_and_return(instrument, port):
     remove()
     unplug(instrument, port)
     assert len(events) == 2
+
+
+def test_search_for_the_device_that_ctrl_c_kept_from_beginning_is_begun_by_who_comes_next(instrument, port):
+    def strike(frame, event, argument):
+        if frame.f_code.co_name == "_search":
+            raise KeyboardInterrupt
+
+    instrument.kill()
+    before = sys.gettrace()
+    sys.settrace(strike)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            port.query(b"Q1?\n", owner="meter")
+    finally:
+        sys.settrace(before)
+    assert not port.connected
+    instrument.plug_in()
+    assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
+
+
+def test_port_that_was_half_opened_when_descriptors_ran_out_is_opened_again(instrument, port, wait_for):
+    unplug(instrument, port)
+    instrument.plug_in()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir("/dev/fd")))
+    free = (number for number in itertools.count() if number not in used)
+    pyserial_needs = 5  # the port and two pipes
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, pyserial_needs, None)), hard))
+        wait_for(lambda: "Too many open files" in str(port.last_error))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert port.query(b"Q1?\n", owner="meter", timeout=5.0) == b"A1"
 
 
 def test_failing_listener_does_not_keep_the_wire_from_coming_back(instrument, port, caplog):
