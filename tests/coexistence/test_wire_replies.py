@@ -213,10 +213,29 @@ def test_query_is_asked_only_once_unless_it_is_repeatable():
 
 
 def test_second_reply_to_a_repeated_query_is_not_given_to_the_next():
-    with instrument_and_port(delay=lambda command: 0.07 if command == b"Q1?" else 0.0) as (_, port):
-        assert port.query(b"Q1?\n", owner="meter", timeout=0.1, repeatable=True) == b"A1"
-        assert port.query(b"Q2?\n", owner="meter", timeout=1.0) == b"A2"
+    def answer(command):
+        if command != b"Q1?":
+            return echo(command)
+        if instrument.received.count(command) < 2:
+            return None
+        later.start()
+        return b"A1\n"
+
+    with instrument_and_port(answer) as (instrument, port):
+        later = threading.Timer(0.05, instrument.say, [b"A1\n"])
+        assert port.query(b"Q1?\n", owner="meter", timeout=0.2, repeatable=True) == b"A1"
+        assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
         assert port.stats.late_replies == 1
+        later.join()
+
+
+def test_accept_function_that_fails_does_so_for_its_own_owner_only(instrument, port):
+    instrument.silent = True
+    with pytest.raises(CommandTimeout):
+        port.query(b"Q1?\n", owner="careless", timeout=0.05, accept=lambda line: int(line) > 0)
+    instrument.silent = False
+    instrument.say(b"garbage\n")
+    assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
 
 
 def test_revocation_breaks_off_a_blocked_exchange(wait_for):
