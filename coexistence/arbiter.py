@@ -118,6 +118,11 @@ class Mailbox:
         self._timer: asyncio.TimerHandle | None = None
         self._due = float("inf")
 
+    @property
+    def closed(self) -> bool:
+        """Whether the loop is closed: nobody there waits for anything any more."""
+        return self._loop.is_closed()
+
     def post(self, function: Callable[..., None], argument: Any) -> bool:
         """Have the loop call ``function(argument)`` soon; from any thread. False when the loop is closed."""
         self._posted.append((function, argument))
@@ -360,6 +365,13 @@ class Hold:
     def _left_by_exception(self) -> None:
         """Take note that an exception ends the block."""
 
+    def serving_thread(self) -> threading.Thread:
+        """Return the thread that becomes the holder of a ``served`` request, at the moment when it is granted."""
+        return self.server
+
+    def revoked(self) -> None:
+        """Take note that this hold was ended from outside (mutex held; must not block)."""
+
     def contended(self) -> None:
         """Take note that somebody has joined the line behind this hold (mutex held; must not block)."""
 
@@ -593,18 +605,21 @@ class Arbiter:
             return self._end_from_outside(hold, reason)
 
     def close(self, error: Callable[[str], BaseException]) -> None:
-        """End the line: all who wait, and all who ask later, get ``error(owner)``; the holder is revoked."""
+        """End the line: all who wait, and all who ask later, get ``error(owner)``; the holder is revoked.
+
+        May be repeated after an interruption.
+        """
         with self._mutex:
-            if self._closed is not None:
-                return
-            self._closed = error
+            if self._closed is None:
+                self._closed = error
             for line in self._lines:
                 for hold in line:
                     hold._state = ENDED
                     if hold.mailbox is not None:
                         hold.mailbox.post(_set_done, hold.future)
                     else:
-                        hold._wake()
+                        with contextlib.suppress(RuntimeError):  # woken by a call that a signal broke into
+                            hold._wake()
                 line.clear()
             self._recount()
             holder = self._slot.get(None)
@@ -931,7 +946,7 @@ class Arbiter:
         hold._acquired_at = now
         self._unnotified = hold
         if hold.served:
-            hold.party = hold.server
+            hold.party = hold.serving_thread()
             hold._entered = True
         if _held.get(hold.party) is not hold:
             hold._outer = _held.get(hold.party)
@@ -1023,6 +1038,7 @@ class Arbiter:
         self._note(hold)
         hold._reason = reason
         hold._state = REVOKED
+        hold.revoked()
         if self._on_revoked is not None:
             self._on_revoked()
         self._pass_on(hold)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, Rank
+from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, Rank, forget_wait
 from coexistence.errors import AcquireTimeout, ConfigError
 from coexistence.exchange import Exchange, Reply
 from coexistence.transport import Accept, Ending
@@ -184,7 +185,7 @@ class Guard(Hold):
 class Job(Guard, Generic[T]):
     """A guard that the wire's worker holds on behalf of a task, while it runs one function."""
 
-    __slots__ = ("_function", "abandoned")
+    __slots__ = ("_begun", "_function", "abandoned")
 
     served = True
 
@@ -201,7 +202,18 @@ class Job(Guard, Generic[T]):
         Guard.__init__(self, channel, owner, timeout, rank)
         self._function = function
         self._operations = int(single)
+        self._begun = False
         self.abandoned = False
+
+    def serving_thread(self) -> threading.Thread:
+        """Return the worker's thread of this moment: another may have taken the place of the one there was."""
+        return self._channel.wire.worker.thread
+
+    def revoked(self) -> None:
+        """Leave the worker's thread to the function that runs on it, which may never return."""
+        wire = self._channel.wire
+        if self._begun and not wire.closed:
+            wire.worker.renew()
 
     def explained(self, error: BaseException) -> BaseException:
         """Return why this job was not served: while the wire is disconnected, that, and not who waits ahead."""
@@ -221,13 +233,16 @@ class Job(Guard, Generic[T]):
 
     def _run(self) -> None:
         outcome: tuple[Any, BaseException | None] = (None, None)
+        self._begun = True
+        assert self.mailbox is not None
         try:
-            if not self.abandoned:
+            if self.mailbox.closed:
+                forget_wait(self._asker, self)
+            elif not self.abandoned:
                 self._expires = self.deadline
                 outcome = (self._function(self), None)
         except BaseException as error:
             outcome = (None, error)
         self._operations = 0
         self.__exit__(None if outcome[1] is None else type(outcome[1]), outcome[1], None)
-        assert self.mailbox is not None
         self.mailbox.post(resolve, (self.future, outcome))

@@ -69,6 +69,8 @@ class Wire:
         self.last_trouble = 0
         """Number of the latest trouble, counted from 1."""
         self.closed = False
+        self._shutting = threading.RLock()
+        self._shut = False
 
     def _add_holds(self, samples: list[Any]) -> None:
         self._collector.add_holds(samples)
@@ -173,7 +175,7 @@ class Wire:
             outcome: tuple[T, BaseException | None] | None = await future
         except AcquireTimeout as refusal:
             raise job.explained(refusal) from None
-        except asyncio.CancelledError:
+        except BaseException:  # a cancellation, or the end of a task whose loop was closed
             job.abandoned = True
             arbiter.withdraw(job)
             raise
@@ -199,7 +201,7 @@ class Wire:
         self.worker.put(step)
         try:
             value, error = await future
-        except asyncio.CancelledError:
+        except BaseException:
             step.abandoned = True
             raise
         if error is not None:
@@ -208,9 +210,18 @@ class Wire:
 
     def close(self, timeout: float = 1.0) -> None:
         """End the line, break off what is on the wire, and stop the worker, within about ``timeout`` seconds."""
-        if self.closed:
-            return
         self.closed = True
+        if self._shut or not self._shutting.acquire(timeout=timeout):
+            return
+        try:
+            if not self._shut:
+                self._end(timeout)
+                self._shut = True
+        finally:
+            self._shutting.release()
+
+    def _end(self, timeout: float) -> None:
+        """Do what closing takes; it may be done again where a signal broke into it."""
         name = self.name
         self.arbiter.close(lambda owner: WireClosed(name, owner))
         for channel in self.channels:
@@ -233,13 +244,17 @@ def resolve(resolution: tuple[asyncio.Future[Any], tuple[Any, BaseException | No
 
 
 class Worker:
-    """The one thread that serves a wire's event loops; started when first needed."""
+    """The one thread that serves a wire's event loops; started when first needed.
+
+    A thread whose work was revoked is left to it, and another takes its place.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
+        self._generation = 0
         self._stopped = False
 
     @property
@@ -250,7 +265,9 @@ class Worker:
             with self._starting:
                 thread = self._thread
                 if thread is None:
-                    thread = threading.Thread(target=self._run, name=f"wire {self._name}", daemon=True)
+                    thread = threading.Thread(
+                        target=self._run, args=(self._generation,), name=f"wire {self._name}", daemon=True
+                    )
                     thread.start()
                     self._thread = thread
         return thread
@@ -261,9 +278,21 @@ class Worker:
         if self._thread is None:
             _ = self.thread
 
-    def _run(self) -> None:
+    def renew(self) -> None:
+        """Have another thread do what comes next: the present one may never come back from what it does."""
+        with self._starting:
+            self._generation += 1
+            self._thread = None
+
+    def _run(self, generation: int) -> None:
         get = self._queue.get
-        while (step := get()) is not None:
+        while generation == self._generation:
+            step = get()
+            if generation != self._generation:
+                self._queue.put(step)
+                return
+            if step is None:
+                return
             try:
                 step()
             except BaseException:

@@ -103,6 +103,28 @@ def test_closing_from_the_wires_own_worker(port):
     assert not port.connected
 
 
+def test_close_that_ctrl_c_broke_into_can_be_done_again(instrument, port):
+    busy, go_on = threading.Event(), threading.Event()
+
+    def accept(line):
+        busy.set()
+        return go_on.wait(20.0)
+
+    asking = Person(lambda: port.query(b"Q1?\n", owner="busy", accept=accept, timeout=20.0))
+    assert busy.wait(5.0)
+    ctrl_c = threading.Timer(0.1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    ctrl_c.start()
+    with pytest.raises(KeyboardInterrupt):
+        port.close(timeout=20.0)
+    ctrl_c.join()
+    go_on.set()
+    with contextlib.suppress(WireClosed, GuardRevoked):
+        asking.result()
+    port.close()
+    with SharedSerialPort(instrument.path) as again:
+        assert again.query(b"Q2?\n", owner="meter") == b"A2"
+
+
 def test_closing_by_many_threads_at_once(port):
     people = [Person(port.close) for _ in range(5)]
     for person in people:

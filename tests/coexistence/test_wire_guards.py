@@ -14,6 +14,7 @@ from coexistence import (
     Connection,
     DeadlockDetected,
     GuardNotHeld,
+    GuardRevoked,
     LockOrderViolation,
     LoopBlocked,
     Rank,
@@ -22,6 +23,7 @@ from coexistence import (
     WireDisconnected,
     WouldDeadlock,
 )
+from coexistence.arbiter import waiting_parties
 
 
 def test_guard_writes_reads_and_queries(instrument, port):
@@ -135,6 +137,46 @@ async def test_cancelled_transaction_runs_to_its_end_and_one_in_line_never_start
     may_end.set()
     assert await port.query_async(b"Q2?\n", owner="third", timeout=5.0) == b"A2"
     assert ran == ["slow", "slow ended"]
+
+
+async def test_function_that_hangs_keeps_nobody_waiting_once_it_was_revoked(port):
+    go_on = threading.Event()
+
+    def hang(guard):
+        assert go_on.wait(20.0)
+        with pytest.raises(GuardRevoked):
+            guard.query(b"Q1?\n")
+        return port.query(b"Q2?\n", owner="stuck")  # anew, and not within what others hold meanwhile
+
+    try:
+        hanging = asyncio.create_task(port.transact_async(hang, owner="stuck", timeout=20.0))
+        while port.current_owner != "stuck":
+            await asyncio.sleep(0.001)
+        in_line = asyncio.create_task(port.query_async(b"Q3?\n", owner="in line", timeout=5.0))
+        while not len(port._arbiter):
+            await asyncio.sleep(0.001)
+        assert port.revoke("stuck")
+        assert await in_line == b"A3"
+        assert await port.query_async(b"Q4?\n", owner="meter", timeout=5.0) == b"A4"
+        async with port.acquire_async("another") as guard:
+            go_on.set()
+            assert await guard.query_async(b"Q5?\n") == b"A5"
+        assert await hanging == b"A2"
+    finally:
+        go_on.set()
+
+
+def test_command_of_a_task_whose_loop_was_closed_is_never_sent(instrument, port):
+    loop = asyncio.new_event_loop()
+    with port.acquire("holder"):
+        task = loop.create_task(port.write_async(b"MOVE\n", owner="gone", timeout=10.0))
+        while not len(port._arbiter):
+            loop.run_until_complete(asyncio.sleep(0.001))
+        loop.close()
+    assert port.query(b"Q1?\n", owner="meter", timeout=5.0) == b"A1"
+    assert instrument.received == [b"Q1?"]
+    assert waiting_parties() == []
+    task._log_destroy_pending = False
 
 
 async def test_no_exchange_needs_the_event_loop_to_finish(port):
