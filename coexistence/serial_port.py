@@ -153,6 +153,8 @@ class SerialPortPool:
     def __init__(self) -> None:
         self._ports: list[SharedSerialPort] = []
         self._lock = threading.Lock()
+        self._openings: dict[str, threading.Lock] = {}
+        """By device, so that opening one, which may take seconds, holds up nobody who wants another."""
         self._closed = False
 
     def get(self, path: str, **settings: Any) -> SharedSerialPort:
@@ -170,31 +172,39 @@ class SerialPortPool:
         WireDisconnected, WireInUse
             As for :class:`SharedSerialPort`.
         WireClosed
-            The pool has been closed.
+            The pool has been closed, before or while the port was being opened.
         """
         checked(*check_path(path))
-        with self._lock:
-            if self._closed:
-                raise WireClosed(path, "")
-            port = self._find(path)
-            if port is None:
-                port = SharedSerialPort(path, **settings)
-                self._ports.append(port)
-            else:
-                _check_same(port, settings)
-            return port
+        port = next((port for port in self.ports if port.path == path), None)
+        if port is None:
+            device = device_path(path)
+            with self._lock:
+                opening = self._openings.setdefault(device, threading.Lock())
+            with opening:
+                port = self._at(device)
+                if port is None:
+                    return self._open(path, settings)
+        _check_same(port, settings)
+        return port
 
-    def _find(self, path: str) -> SharedSerialPort | None:
-        self._ports = [port for port in self._ports if not port.wire.closed]
-        for port in self._ports:
-            if port.path == path:
-                return port
-        device = device_path(path)
-        for port in self._ports:
+    def _at(self, device: str) -> SharedSerialPort | None:
+        for port in self.ports:
             with contextlib.suppress(WireDisconnected):  # an adapter that is away
                 if device_path(port.path) == device:
                     return port
         return None
+
+    def _open(self, path: str, settings: dict[str, Any]) -> SharedSerialPort:
+        if self._closed:
+            raise WireClosed(path, "")
+        port = SharedSerialPort(path, **settings)
+        with self._lock:
+            if not self._closed:
+                self._ports = [each for each in self._ports if not each.wire.closed]
+                self._ports.append(port)
+                return port
+        port.close()
+        raise WireClosed(path, "")
 
     @property
     def ports(self) -> list[SharedSerialPort]:

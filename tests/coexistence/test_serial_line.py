@@ -1,6 +1,8 @@
 """One real port, one wire: line settings as the hardware sees them, exclusive opening, names and pools."""
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import termios
@@ -11,9 +13,18 @@ import tty
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from people import Person
 from ptys import PtyInstrument
 
-from coexistence import ConfigError, LineSettings, SerialPortPool, SharedSerialPort, WireDisconnected, WireInUse
+from coexistence import (
+    ConfigError,
+    LineSettings,
+    SerialPortPool,
+    SharedSerialPort,
+    WireClosed,
+    WireDisconnected,
+    WireInUse,
+)
 from coexistence.line_settings import FLOW_CONTROLS, PARITIES
 from coexistence.serial_transport import check_path
 
@@ -282,6 +293,30 @@ def test_pool_keeps_to_one_wire_while_the_device_is_away(instrument, wait_for):
         assert pool.get(instrument.device) is port
     finally:
         pool.close()
+
+
+def test_port_that_takes_long_to_open_holds_up_neither_others_nor_the_closing(instrument):
+    pool = SerialPortPool()
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as clients:
+        address = server.getsockname()
+        for _ in range(8):  # until connecting hangs
+            client = clients.enter_context(socket.socket())
+            client.settimeout(0.05)
+            if client.connect_ex(address) != 0:
+                break
+        slow = Person(pool.get, f"socket://127.0.0.1:{address[1]}")
+        time.sleep(0.05)
+        Person(pool.get, instrument.path).result()
+        assert len(pool.ports) == 1
+        pool.close()
+        assert slow.is_alive()
+        server.settimeout(5.0)
+        with contextlib.suppress(TimeoutError):
+            while slow.is_alive():
+                clients.enter_context(server.accept()[0])
+        with pytest.raises(WireClosed):
+            slow.result()
+    assert pool.ports == []
 
 
 def test_pool_called_by_many_at_once_opens_once(instrument):
