@@ -25,6 +25,14 @@ _BABBLE_S = 0.3
 """An instrument that talks without a pause is listened to for this long before it is asked."""
 
 
+def accepted(accept: Accept | None, reply: bytes) -> bool:
+    """Tell whether a reply can be the answer, where others would suffer from a function that fails on a garbled one."""
+    try:
+        return accept is None or accept(reply)
+    except Exception:
+        return False
+
+
 class Interrupted(Exception):
     """A blocked send or receive was woken by :meth:`Transport.interrupt`; ``sent`` bytes had gone out."""
 
@@ -65,10 +73,7 @@ class Suspect:
 
     def may_be(self, reply: bytes) -> bool:
         """Whether this can be a late reply to the question."""
-        try:
-            return self.accept is None or self.accept(reply)
-        except Exception:  # it knows this line as little as its owner would; others must not suffer from that
-            return False
+        return accepted(self.accept, reply)
 
     def joined_by(self, later: Suspect) -> Suspect:
         """Return what both may still bring in, where an exchange that was let through stayed without reply, too."""

@@ -78,6 +78,8 @@ class ExportedPort:
             self._close_descriptors()
             raise
         self._closed = False
+        self._ended = False
+        self._ending = threading.RLock()
         self._thread = threading.Thread(target=self._carry, name=f"export of {channel.name} to {owner}", daemon=True)
         self._thread.start()
 
@@ -94,19 +96,22 @@ class ExportedPort:
 
     def close(self) -> None:
         """Remove the port; programs that have it open get an I/O error. Harmless when closed already."""
-        if self._closed:
-            return
-        self._closed = True
-        self._lease.close()
-        os.write(self._wake_write, b"\0")
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        if self._link is not None:
-            with contextlib.suppress(OSError):
-                if os.readlink(self._link) == self._pty:
-                    os.unlink(self._link)
-        self._outlet.close()
-        self._close_descriptors()
+        with self._ending:
+            if self._ended:
+                return
+            self._closed = True
+            self._lease.close()
+            self._lease.cancel_write()
+            os.write(self._wake_write, b"\0")
+            if self._thread is not threading.current_thread():
+                self._thread.join()
+            if self._link is not None:
+                with contextlib.suppress(OSError):
+                    if os.readlink(self._link) == self._pty:
+                        os.unlink(self._link)
+            self._outlet.close()
+            self._ended = True
+            self._close_descriptors()
 
     def _make_link(self, link: str) -> None:
         if os.path.lexists(link) and not os.path.islink(link):

@@ -22,7 +22,7 @@ from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
 from coexistence.guard import Guard
-from coexistence.transport import Suspect
+from coexistence.transport import Suspect, accepted
 
 T = TypeVar("T")
 
@@ -424,7 +424,7 @@ class Lease:
         line = guard.receive(terminator, deadline)
         if line is None:
             return None
-        if accept(line):
+        if accepted(accept, line):
             return line + self._terminator
         guard.hand_to_others(line)
         return None
@@ -473,7 +473,7 @@ class Lease:
 
     def take_late(self, line: bytes) -> bool:
         """Take a stray line if it can be this driver's; tell whether it is."""
-        if self.rules.accept is not None and not self.rules.accept(line):
+        if not accepted(self.rules.accept, line):
             return False
         self._settle(line + self.channel.terminator)
         return True

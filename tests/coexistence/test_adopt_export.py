@@ -94,6 +94,30 @@ def test_the_link_stands_for_the_port_while_it_exists(port, tmp_path):
         port.export("")
 
 
+def test_closing_does_not_wait_for_a_write_in_line_and_may_be_done_again_after_ctrl_c(port, tmp_path):
+    def strike(frame, event, argument):
+        if frame.f_code.co_name == "cancel_write":
+            raise KeyboardInterrupt
+
+    link = tmp_path / "ttyShared"
+    exported = port.export("program", link=str(link), acquire_timeout=60.0)
+    with port.acquire("holder"), open(exported.path, "wb", buffering=0) as program:
+        program.write(b"Q1?\n")
+        while not len(port._arbiter):
+            time.sleep(0.001)
+        before = sys.gettrace()
+        sys.settrace(strike)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                exported.close()
+        finally:
+            sys.settrace(before)
+        began = time.monotonic()
+        exported.close()
+        assert time.monotonic() - began < 20
+    assert not os.path.lexists(link)
+
+
 def test_a_program_that_waits_in_vain_is_told_in_the_log(port, caplog):
     with (
         port.export("program", acquire_timeout=0.1) as exported,

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import serial
+from people import Person
 from ptys import instrument_and_port, unread
 
 from coexistence import AcquireTimeout, CommandTimeout, LeaseRules, SharedSerial
@@ -49,6 +50,18 @@ def elapsed(function) -> float:
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
+
+
+def test_a_line_on_which_a_rule_fails_is_not_the_drivers_and_ends_nothing(port, instrument):
+    with facade_on(port, timeout=5.0, accept=lambda line: int(line[1:]) > 0) as facade:
+        reading = Person(facade.readline)
+        while port.current_owner != "legacy":
+            time.sleep(0.001)
+        instrument.say(b"garbage\nA1\n")
+        assert reading.result() == b"A1\n"
+        instrument.answer = lambda command: b"garbage\nA2\n"
+        facade.write(b"Q2?\n")
+        assert facade.readline() == b"A2\n"
 
 
 def test_a_reply_ends_the_lease_at_once(port):
