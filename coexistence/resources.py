@@ -65,7 +65,7 @@ class SharedResources:
         """The VISA sessions; serial resources among them are the pool's ports."""
         with self._lock:
             if self._closed:
-                raise WireClosed("VISA", "")
+                raise WireClosed("VISA")
             if self._visa is None:
                 from coexistence.visa_manager import VisaSessionManager
 
@@ -130,10 +130,13 @@ class SharedResources:
         """Close all wires, for good."""
         with self._lock:
             self._closed = True
-            visa, self._visa = self._visa, None
+            visa = self._visa
         if visa is not None:
             visa.close()
         self.serial.close()
+        with self._lock:
+            if self._visa is visa:
+                self._visa = None
 
 
 class Guards:

@@ -196,15 +196,15 @@ class SerialPortPool:
 
     def _open(self, path: str, settings: dict[str, Any]) -> SharedSerialPort:
         if self._closed:
-            raise WireClosed(path, "")
+            raise WireClosed(path)
         port = SharedSerialPort(path, **settings)
         with self._lock:
             if not self._closed:
-                self._ports = [each for each in self._ports if not each.wire.closed]
+                self._ports = [each for each in self._ports if not each.wire.released]
                 self._ports.append(port)
                 return port
         port.close()
-        raise WireClosed(path, "")
+        raise WireClosed(path)
 
     @property
     def ports(self) -> list[SharedSerialPort]:
@@ -216,9 +216,11 @@ class SerialPortPool:
         """Close all ports, for good: what comes back from a call that hung opens none of them again."""
         with self._lock:
             self._closed = True
-            ports, self._ports = self._ports, []
+            ports = list(self._ports)  # which stay there, should Ctrl-C keep one of them from being closed
         for port in ports:
             port.close()
+        with self._lock:
+            self._ports = [each for each in self._ports if not each.wire.released]
 
 
 def _check_same(port: SharedSerialPort, settings: dict[str, Any]) -> None:

@@ -78,6 +78,7 @@ class VisaSessionManager:
         log_size: int = 1000,
     ) -> None:
         self._library = VisaLibrary.shared(backend)
+        self._holds_library = True
         self.backend = backend
         self._pool = SerialPortPool() if pool is None else pool
         self._owns_pool = pool is None
@@ -227,19 +228,20 @@ class VisaSessionManager:
         """Close all sessions: those who wait or hold get an error, what is on the wires is broken off.
 
         Serial ports are left to their pool unless the manager made it. Takes about a second at most, unless a library
-        blocks longer; a second call does nothing.
+        blocks longer; a second call does what Ctrl-C kept the first one from.
         """
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
-            wires = list(self._wires.values())
+            wires = [wire for wire in self._wires.values() if not wire.released]
         if wires:
             with ThreadPoolExecutor(len(wires), thread_name_prefix="visa close") as closing:
                 list(closing.map(Wire.close, wires))
         if self._owns_pool:
             self._pool.close()
-        self._library.release()
+        with self._lock:
+            holds, self._holds_library = self._holds_library, False
+        if holds:
+            self._library.release()
 
 
 def _check_terminator(name: str, terminator: object) -> list[Problem]:

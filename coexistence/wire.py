@@ -69,8 +69,9 @@ class Wire:
         self.last_trouble = 0
         """Number of the latest trouble, counted from 1."""
         self.closed = False
+        self.released = False
+        """Whether closing has come to its end, and the hardware is let go."""
         self._shutting = threading.RLock()
-        self._shut = False
 
     def _add_holds(self, samples: list[Any]) -> None:
         self._collector.add_holds(samples)
@@ -211,12 +212,12 @@ class Wire:
     def close(self, timeout: float = 1.0) -> None:
         """End the line, break off what is on the wire, and stop the worker, within about ``timeout`` seconds."""
         self.closed = True
-        if self._shut or not self._shutting.acquire(timeout=timeout):
+        if self.released or not self._shutting.acquire(timeout=timeout):
             return
         try:
-            if not self._shut:
+            if not self.released:
                 self._end(timeout)
-                self._shut = True
+                self.released = True
         finally:
             self._shutting.release()
 

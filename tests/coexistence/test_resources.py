@@ -1,6 +1,7 @@
 """Several wires at once, who has them, and what is plugged in."""
 
 import asyncio
+import sys
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from coexistence import (
     LockOrderViolation,
     Rank,
     SharedResources,
+    SharedSerialPort,
     WireClosed,
 )
 from coexistence.config import DualConfig
@@ -167,3 +169,28 @@ def test_enumerations_are_remembered_for_a_while():
     assert cache.visa_resources(max_age=0.0) == ["GPIB0::2::INSTR"]
     assert isinstance(cache.serial_ports(), list)
     assert cache.serial_age < 5
+
+
+@pytest.mark.parametrize("struck", ["shutdown", "_end"], ids=["while sessions close", "while ports close"])
+def test_closing_that_ctrl_c_broke_into_can_be_done_again(struck):
+    def strike(frame, event, argument):
+        if frame.f_code.co_name == struck:
+            raise KeyboardInterrupt
+
+    with PtyInstrument() as first, PtyInstrument() as second, TcpInstrument() as third:
+        resources = SharedResources()
+        resources.serial.get(first.path)
+        resources.serial.get(second.path)
+        session = resources.visa.session(f"TCPIP0::127.0.0.1::{third.port}::SOCKET", owner="meter")
+        assert session.query("Q1?") == "A1"
+        before = sys.gettrace()
+        sys.settrace(strike)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                resources.close()
+        finally:
+            sys.settrace(before)
+        resources.close()
+        for instrument in (first, second, third):
+            with SharedSerialPort(instrument.path) as again:
+                assert again.query(b"Q2?\n", owner="meter") == b"A2"
