@@ -186,6 +186,7 @@ class Hold:
         "_reason",
         "_root",
         "_state",
+        "_steps",
         "_wake",
         "deadline",
         "future",
@@ -243,6 +244,7 @@ class Hold:
         self._state = NEW
         self._entered = False
         self._operations = 0
+        self._steps = 0
 
     @property
     def state(self) -> State:
@@ -409,6 +411,25 @@ class Hold:
         with self._arbiter._mutex:
             self.check()
             self._root._operations += 1
+
+    def begin_step(self) -> None:
+        """Note that a function begins that may use the wire: an operation, but one that a revocation does not wait for.
+
+        Raises
+        ------
+        GuardRevoked, GuardNotHeld
+            As :meth:`check`.
+        """
+        with self._arbiter._mutex:
+            self.check()
+            self._root._operations += 1
+            self._root._steps += 1
+
+    def end_step(self) -> None:
+        """End what :meth:`begin_step` began."""
+        with self._arbiter._mutex:
+            self._root._steps -= 1
+        self.end_operation()
 
     def end_operation(self) -> None:
         """End what :meth:`begin_operation` began; hands on an ownership that was given up meanwhile."""
@@ -1022,7 +1043,8 @@ class Arbiter:
 
     def _pass_on(self, root: Hold) -> None:
         """Hand on an ownership that has ended, unless an exchange made under it is still on the wire (mutex held)."""
-        if root._operations and not (isinstance(root.party, threading.Thread) and not root.party.is_alive()):
+        busy = root._operations - root._steps if root._state is REVOKED else root._operations
+        if busy and not (isinstance(root.party, threading.Thread) and not root.party.is_alive()):
             return
         if root._state is RELEASING:
             root._state = ENDED
@@ -1049,13 +1071,18 @@ class Arbiter:
         hold = self._slot.get(None)
         if hold is None or hold._state not in _HOLDING:
             return  # free, or its party is just entering or leaving
-        if hold._state is not HELD:
-            self._pass_on(hold)
-        elif _party_is_gone(hold.party):
+        if hold._state is HELD and _party_is_gone(hold.party):
             kind = "thread" if isinstance(hold.party, threading.Thread) else "task"
             self._end_from_outside(hold, f"its {kind} ended without releasing")
-        elif hold._max_hold is not None and self._length and perf_counter() - hold._acquired_at > hold._max_hold:
+        elif (
+            hold._state is not REVOKED
+            and hold._max_hold is not None
+            and self._length
+            and perf_counter() - hold._acquired_at > hold._max_hold
+        ):
             self._end_from_outside(hold, f"it exceeded its max_hold of {hold._max_hold:g} s while others waited")
+        elif hold._state is not HELD:
+            self._pass_on(hold)
 
     def _expire(self, mailbox: Mailbox) -> float | None:
         """End the requests of a loop whose time is over; return the next deadline (loop thread only)."""

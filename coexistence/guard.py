@@ -50,6 +50,15 @@ class Guard(Hold):
         if self._root is self:
             self._channel.wire.free_exchange()
 
+    def revoked(self) -> None:
+        """Leave the worker's thread to the function that runs on it, which may never return."""
+        wire = self._channel.wire
+        if self._occupies_worker() and not wire.closed:
+            wire.worker.renew()
+
+    def _occupies_worker(self) -> bool:
+        return self._steps > 0
+
     def _deadline(self, timeout: float | None) -> float:
         if timeout is None:
             timeout = self._channel.timeout
@@ -209,11 +218,8 @@ class Job(Guard, Generic[T]):
         """Return the worker's thread of this moment: another may have taken the place of the one there was."""
         return self._channel.wire.worker.thread
 
-    def revoked(self) -> None:
-        """Leave the worker's thread to the function that runs on it, which may never return."""
-        wire = self._channel.wire
-        if self._begun and not wire.closed:
-            wire.worker.renew()
+    def _occupies_worker(self) -> bool:
+        return self._begun
 
     def explained(self, error: BaseException) -> BaseException:
         """Return why this job was not served: while the wire is disconnected, that, and not who waits ahead."""

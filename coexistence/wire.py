@@ -197,7 +197,7 @@ class Wire:
         loop = asyncio.get_running_loop()
         mailbox = self.arbiter.mailbox(loop)
         future: asyncio.Future[tuple[T, BaseException | None]] = loop.create_future()
-        guard.begin_operation()
+        guard.begin_step()
         step = _GuardStep(guard, function, mailbox, future)
         self.worker.put(step)
         try:
@@ -273,7 +273,7 @@ class Worker:
                     self._thread = thread
         return thread
 
-    def put(self, step: Callable[[], None]) -> None:
+    def put(self, step: Callable[[], None] | None) -> None:
         """Have the thread call ``step()`` after what it was given before."""
         self._queue.put(step)
         if self._thread is None:
@@ -284,13 +284,15 @@ class Worker:
         with self._starting:
             self._generation += 1
             self._thread = None
+        if not self._queue.empty():
+            _ = self.thread
 
     def _run(self, generation: int) -> None:
         get = self._queue.get
         while generation == self._generation:
             step = get()
             if generation != self._generation:
-                self._queue.put(step)
+                self.put(step)  # for the thread that has taken this one's place
                 return
             if step is None:
                 return
@@ -336,5 +338,5 @@ class _GuardStep:
         except BaseException as error:
             outcome = (None, error)
         finally:
-            self._guard.end_operation()
+            self._guard.end_step()
         self._mailbox.post(resolve, (self._future, outcome))

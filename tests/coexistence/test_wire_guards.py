@@ -166,6 +166,44 @@ async def test_function_that_hangs_keeps_nobody_waiting_once_it_was_revoked(port
         go_on.set()
 
 
+async def test_revocation_in_the_moment_when_a_function_begins_leaves_no_task_waiting(port):
+    for _ in range(50):
+        async with port.acquire_async("revoked") as guard:
+            running = asyncio.create_task(guard.run_async(lambda guard: "done"))
+            await asyncio.sleep(0)
+            assert port.revoke("revoked")
+            assert await asyncio.wait_for(running, 5.0) == "done"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_hanging_function_under_a_guard_ends_with_its_max_hold_when_others_wait(port, cancelled):
+    go_on = threading.Event()
+
+    def hang(guard):
+        assert go_on.wait(20.0)
+        return guard.query(b"Q1?\n")
+
+    async def hold():
+        async with port.acquire_async("stuck", max_hold=0.05) as guard:
+            await guard.run_async(hang)
+
+    try:
+        holding = asyncio.create_task(hold())
+        while port.current_owner != "stuck":
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)  # until it waits for the function
+        if cancelled:
+            holding.cancel()
+        assert await port.query_async(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
+        assert await asyncio.to_thread(port.query, b"Q3?\n", owner="meter_v2", timeout=5.0) == b"A3"
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError if cancelled else GuardRevoked):
+            await holding
+        assert await port.query_async(b"Q4?\n", owner="meter", timeout=5.0) == b"A4"
+    finally:
+        go_on.set()
+
+
 def test_command_of_a_task_whose_loop_was_closed_is_never_sent(instrument, port):
     loop = asyncio.new_event_loop()
     with port.acquire("holder"):
