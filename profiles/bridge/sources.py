@@ -220,6 +220,10 @@ def _in_the_background(device: Any) -> contextlib.AbstractContextManager[None]:
 def _watch_ophyd_async(
     bridge: MeasurementBridge, device: Any, loop: asyncio.AbstractEventLoop, generation: Generation | None
 ) -> Callable[[], None]:
+    from ophyd_async.core import StandardDetector
+
+    if isinstance(device, StandardDetector):
+        return _nothing  # its frames are taken in runs, whose documents tell of them
     watched: list[tuple[Any, Callable[..., None]]] = []
 
     async def begin() -> None:

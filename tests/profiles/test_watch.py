@@ -23,7 +23,12 @@ def session(data_dir):
         {
             "simulation": {"time_scale": 0.1},
             "v2": {"instruments": [{"id": "power_v2", **METER}]},
-            "v4": {"instruments": [{"id": "power_v4", **METER}]},
+            "v4": {
+                "instruments": [
+                    {"id": "power_v4", **METER},
+                    {"id": "camera", "type": "PVCAMInstrument", "camera_name": "pvcam0"},
+                ]
+            },
         }
     )
     with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
@@ -40,7 +45,7 @@ def first_of_each(subscription, names, timeout=20.0):
     return found
 
 
-def test_both_generations_measure_the_same_while_somebody_watches(session):
+def test_both_generations_measure_the_same_while_somebody_watches(session, caplog):
     with session.measurements.watched(period_s=0.05) as subscription:
         found = first_of_each(subscription, ["power_v2", "power_v4"])
     old, new = found["power_v2"], found["power_v4"]
@@ -48,6 +53,7 @@ def test_both_generations_measure_the_same_while_somebody_watches(session):
     assert (old.signal, old.units, old.kind, type(old.value)) == (new.signal, new.units, new.kind, type(new.value))
     assert old.value == pytest.approx(new.value, rel=0.02)
     assert (old.run, new.run) == (None, None)
+    assert "cannot be watched" not in caplog.text  # a camera takes frames in runs only
     assert not session.measurements.bridge.is_used
 
 
