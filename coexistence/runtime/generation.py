@@ -54,7 +54,8 @@ class ManagedEntry:
         return InstrumentStatus(self.name, self.generation, self.state, self.error, self.took_s, self.restarts)
 
 
-Starts = list[tuple[ManagedEntry, Job]]
+Starts = list[tuple[ManagedEntry, Job, threading.Event]]
+"""What is being started; the event is set when listeners have heard how it went."""
 """Instruments that are starting."""
 
 
@@ -114,19 +115,22 @@ class GenerationRuntime:
 
         Nothing is started any more once :meth:`stop` has closed the instruments.
         """
-        started = [(entry, self._begin_start(entry)) for entry in entries]
-        return [(entry, job) for entry, job in started if job is not None]
+        started = [self._begin_start(entry) for entry in entries]
+        return [each for each in started if each is not None]
 
     def await_start(self, started: Starts, began: float) -> None:
-        """Wait until each has started or failed; who takes longer than it may counts as failed."""
-        for entry, job in started:
+        """Wait until each has started or failed, and that is told; who takes longer than it may counts as failed."""
+        grace = self._limits.connect_grace_s
+        for entry, job, told in started:
             attempt = entry.attempt
-            deadline = began + entry.instrument.connect_timeout + self._limits.connect_grace_s
-            if not _done_by(job, deadline):
+            deadline = began + entry.instrument.connect_timeout + grace
+            if _done_by(job, deadline):
+                told.wait(max(deadline - time.monotonic(), grace))
+            else:
                 self._give_up(job)
                 self._end_start(entry, attempt, began, ConnectTimeout(entry.instrument.connect_timeout))
 
-    def _begin_start(self, entry: ManagedEntry) -> Job | None:
+    def _begin_start(self, entry: ManagedEntry) -> tuple[ManagedEntry, Job, threading.Event] | None:
         with self._lock:
             if self._ending:
                 return None
@@ -137,17 +141,21 @@ class GenerationRuntime:
         self._to(entry, InstrumentState.STARTING)
         job = self.lane.run(f"connect {entry.name}", lambda: entry.instrument.start(fresh))
 
+        told = threading.Event()
+
         def note(future: Any) -> None:
             try:
                 error = future.exception()
+                if not self._end_start(entry, attempt, began, error) and error is None:
+                    logger.warning("%s came up after it was given up; it is closed again", entry.name)
+                    self.lane.run(f"close {entry.name}", entry.instrument.close)
             except CancelledError:
                 return
-            if not self._end_start(entry, attempt, began, error) and error is None:
-                logger.warning("%s came up after it was given up; it is closed again", entry.name)
-                self.lane.run(f"close {entry.name}", entry.instrument.close)
+            finally:
+                told.set()
 
         job.future.add_done_callback(note)
-        return job
+        return entry, job, told
 
     def _end_start(self, entry: ManagedEntry, attempt: int, began: float, error: BaseException | None) -> bool:
         with self._lock:

@@ -105,6 +105,24 @@ def running(**settings) -> Iterator[DualRuntimeManager]:
     assert manager.state is RuntimeState.STOPPED
 
 
+def test_all_is_told_before_starting_and_restarting_return():
+    told: list[tuple[str, str]] = []
+
+    def listen(transition):
+        if transition.after in (InstrumentState.RUNNING, InstrumentState.FAILED):
+            time.sleep(0.02)  # on the instrument's thread, or on the loop's
+            told.append((transition.subject, transition.after.value))
+
+    manager = DualRuntimeManager(
+        v2=[Blocking("old"), Blocking("gone", start=failing)], v4=[Asynchronous("new")], limits=LIMITS
+    )
+    manager.add_listener(listen)
+    with manager:
+        assert sorted(told) == [("gone", "failed"), ("new", "running"), ("old", "running")]
+        manager.restart("old")
+        assert told[3:] == [("old", "running")]
+
+
 def test_both_generations_start_and_stop_in_order():
     order: list[str] = []
     old = Blocking("old", stop=lambda: order.append("old stops"), close=lambda: order.append("old closes"))
