@@ -88,15 +88,19 @@ def _walk(device: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _part(device: Any, path: list[str], name: str) -> Any:
+    so_far = split_name(name)[0]
     for word in path:
         try:
             device = device[int(word)] if word.isdigit() else getattr(device, word)
         except (KeyError, AttributeError, TypeError):
-            raise UnknownDevice(name, _public_parts(device)) from None
+            raise UnknownDevice(name, [f"{so_far}.{part}" for part in _public_parts(device)]) from None
+        so_far += f".{word}"
     return device
 
 
 def _public_parts(device: Any) -> list[str]:
+    if isinstance(device, Mapping):
+        return [str(part) for part in device]
     if callable(getattr(device, "children", None)):
         return [str(part) for part, _ in device.children()]
     return list(getattr(device, "component_names", ()))

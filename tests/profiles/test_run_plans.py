@@ -103,6 +103,10 @@ def test_devices_are_found_by_id_part_column_and_by_both_generations():
     assert meant_ids("power", devices) == ["power_v2", "power_v4"]
     with pytest.raises(UnknownDevice, match="no device is called 'powerv2'; did you mean 'power_v2'"):
         find_device(devices, "powerv2")
+    with pytest.raises(
+        UnknownDevice, match=r"'stages\.axis\.9'; did you mean 'stages\.axis\.1'.* there are: stages\.axis\.1$"
+    ):
+        find_device(devices, "stages.axis.9")
     with pytest.raises(UnknownDevice, match="not connected: it is off"):
         find_device(devices, "lamp", {"lamp": "it is off"})
 
