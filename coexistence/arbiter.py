@@ -184,9 +184,9 @@ class Hold:
         "_operations",
         "_outer",
         "_reason",
+        "_revocable",
         "_root",
         "_state",
-        "_steps",
         "_wake",
         "deadline",
         "future",
@@ -244,7 +244,7 @@ class Hold:
         self._state = NEW
         self._entered = False
         self._operations = 0
-        self._steps = 0
+        self._revocable = 0
 
     @property
     def state(self) -> State:
@@ -400,20 +400,13 @@ class Hold:
                 raise GuardRevoked(self._arbiter.name, self.owner, root.held_for, root._reason)
         raise GuardNotHeld(self._arbiter.name, self.owner)
 
-    def begin_operation(self) -> None:
+    def begin_operation(self, *, revocable: bool = False) -> None:
         """Note that something is under way on the wire; the ownership cannot pass on until it ends.
 
-        Raises
-        ------
-        GuardRevoked, GuardNotHeld
-            As :meth:`check`.
-        """
-        with self._arbiter._mutex:
-            self.check()
-            self._root._operations += 1
-
-    def begin_step(self) -> None:
-        """Note that a function begins that may use the wire: an operation, but one that a revocation does not wait for.
+        Parameters
+        ----------
+        revocable
+            Whether a revocation does not wait for its end: for a function that may use the wire, and may hang.
 
         Raises
         ------
@@ -423,15 +416,9 @@ class Hold:
         with self._arbiter._mutex:
             self.check()
             self._root._operations += 1
-            self._root._steps += 1
+            self._root._revocable += revocable
 
-    def end_step(self) -> None:
-        """End what :meth:`begin_step` began."""
-        with self._arbiter._mutex:
-            self._root._steps -= 1
-        self.end_operation()
-
-    def end_operation(self) -> None:
+    def end_operation(self, *, revocable: bool = False) -> None:
         """End what :meth:`begin_operation` began; hands on an ownership that was given up meanwhile."""
         arbiter = self._arbiter
         root = self._root
@@ -439,6 +426,7 @@ class Hold:
             with arbiter._mutex:
                 if root._operations:
                     root._operations -= 1
+                    root._revocable -= revocable
                 if root._state is not HELD:
                     arbiter._pass_on(root)
         except BaseException:
@@ -1043,7 +1031,7 @@ class Arbiter:
 
     def _pass_on(self, root: Hold) -> None:
         """Hand on an ownership that has ended, unless an exchange made under it is still on the wire (mutex held)."""
-        busy = root._operations - root._steps if root._state is REVOKED else root._operations
+        busy = root._operations - root._revocable if root._state is REVOKED else root._operations
         if busy and not (isinstance(root.party, threading.Thread) and not root.party.is_alive()):
             return
         if root._state is RELEASING:

@@ -57,7 +57,7 @@ class Guard(Hold):
             wire.worker.renew()
 
     def _occupies_worker(self) -> bool:
-        return self._steps > 0
+        return self._revocable > 0
 
     def _deadline(self, timeout: float | None) -> float:
         if timeout is None:

@@ -197,7 +197,7 @@ class Wire:
         loop = asyncio.get_running_loop()
         mailbox = self.arbiter.mailbox(loop)
         future: asyncio.Future[tuple[T, BaseException | None]] = loop.create_future()
-        guard.begin_step()
+        guard.begin_operation(revocable=True)
         step = _GuardStep(guard, function, mailbox, future)
         self.worker.put(step)
         try:
@@ -338,5 +338,5 @@ class _GuardStep:
         except BaseException as error:
             outcome = (None, error)
         finally:
-            self._guard.end_step()
+            self._guard.end_operation(revocable=True)
         self._mailbox.post(resolve, (self._future, outcome))

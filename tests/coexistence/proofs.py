@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 import psutil
 from people import Person
@@ -301,6 +302,26 @@ def many_wires(wires: int, threads: int, tasks: int, exchanges: int) -> dict[str
 
 class Struck(BaseException):
     """What a signal's handler raises."""
+
+
+@contextlib.contextmanager
+def ctrl_c_in(function: str) -> Iterator[None]:
+    """Have Ctrl-C strike the block when it enters a function of this name, and fail if it does not."""
+
+    def strike(frame: FrameType, event: str, argument: object) -> None:
+        if frame.f_code.co_name == function:
+            raise KeyboardInterrupt
+
+    before = sys.gettrace()
+    struck = False
+    sys.settrace(strike)
+    try:
+        yield
+    except KeyboardInterrupt:
+        struck = True
+    finally:
+        sys.settrace(before)
+    assert struck
 
 
 def signals_at_random_moments(deed: Callable[[], object], check: Callable[[], None], strikes: int) -> list[str]:

@@ -11,6 +11,7 @@ import tty
 import psutil
 import pytest
 import serial
+from proofs import ctrl_c_in
 from ptys import instrument_and_port
 
 from coexistence import ConfigError
@@ -95,23 +96,14 @@ def test_the_link_stands_for_the_port_while_it_exists(port, tmp_path):
 
 
 def test_closing_does_not_wait_for_a_write_in_line_and_may_be_done_again_after_ctrl_c(port, tmp_path):
-    def strike(frame, event, argument):
-        if frame.f_code.co_name == "cancel_write":
-            raise KeyboardInterrupt
-
     link = tmp_path / "ttyShared"
     exported = port.export("program", link=str(link), acquire_timeout=60.0)
     with port.acquire("holder"), open(exported.path, "wb", buffering=0) as program:
         program.write(b"Q1?\n")
         while not len(port._arbiter):
             time.sleep(0.001)
-        before = sys.gettrace()
-        sys.settrace(strike)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                exported.close()
-        finally:
-            sys.settrace(before)
+        with ctrl_c_in("cancel_write"):
+            exported.close()
         began = time.monotonic()
         exported.close()
         assert time.monotonic() - began < 20

@@ -1,10 +1,10 @@
 """Several wires at once, who has them, and what is plugged in."""
 
 import asyncio
-import sys
 import threading
 
 import pytest
+from proofs import ctrl_c_in
 from ptys import PtyInstrument, TcpInstrument
 
 from coexistence import (
@@ -173,23 +173,14 @@ def test_enumerations_are_remembered_for_a_while():
 
 @pytest.mark.parametrize("struck", ["shutdown", "_end"], ids=["while sessions close", "while ports close"])
 def test_closing_that_ctrl_c_broke_into_can_be_done_again(struck):
-    def strike(frame, event, argument):
-        if frame.f_code.co_name == struck:
-            raise KeyboardInterrupt
-
     with PtyInstrument() as first, PtyInstrument() as second, TcpInstrument() as third:
         resources = SharedResources()
         resources.serial.get(first.path)
         resources.serial.get(second.path)
         session = resources.visa.session(f"TCPIP0::127.0.0.1::{third.port}::SOCKET", owner="meter")
         assert session.query("Q1?") == "A1"
-        before = sys.gettrace()
-        sys.settrace(strike)
-        try:
-            with pytest.raises(KeyboardInterrupt):
-                resources.close()
-        finally:
-            sys.settrace(before)
+        with ctrl_c_in(struck):
+            resources.close()
         resources.close()
         for instrument in (first, second, third):
             with SharedSerialPort(instrument.path) as again:

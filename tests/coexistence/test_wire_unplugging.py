@@ -4,13 +4,12 @@ import asyncio
 import itertools
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from people import Person
-from proofs import unplug_and_replug, wait_until
+from proofs import ctrl_c_in, unplug_and_replug, wait_until
 from ptys import PtyInstrument, TcpInstrument
 
 from coexistence import AcquireTimeout, CommandTimeout, GuardNotHeld, SharedSerialPort, WireClosed, WireDisconnected
@@ -153,18 +152,9 @@ def test_listeners_hear_of_loss_and_return(instrument, port):
 
 
 def test_search_for_the_device_that_ctrl_c_kept_from_beginning_is_begun_by_who_comes_next(instrument, port):
-    def strike(frame, event, argument):
-        if frame.f_code.co_name == "_search":
-            raise KeyboardInterrupt
-
     instrument.kill()
-    before = sys.gettrace()
-    sys.settrace(strike)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            port.query(b"Q1?\n", owner="meter")
-    finally:
-        sys.settrace(before)
+    with ctrl_c_in("_search"):
+        port.query(b"Q1?\n", owner="meter")
     assert not port.connected
     instrument.plug_in()
     assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
