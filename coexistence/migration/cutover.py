@@ -136,12 +136,14 @@ def switch(
             f'Add a [[{to}.instruments]] with shadow_of = "{instrument_id}" and its class there.',
         )
     record = change_record(generation, "none" if evidence is None else _in_a_word(evidence))
-    texts = {snapshot: ConfigText(snapshot.content.decode("utf-8")) for snapshot in snapshots}
-    changed = {
-        snapshot: text.text
-        for snapshot, text in texts.items()
-        if _edit(text, instrument_id, to, twin, record) and text.text.encode() != snapshot.content
-    }
+    changed = {}
+    for snapshot in snapshots:
+        content = snapshot.content.decode("utf-8")
+        # Some editors begin a file with a byte order mark; it stays, and is no TOML.
+        mark = content[: content.startswith("\ufeff")]
+        text = ConfigText(content.removeprefix(mark))
+        if _edit(text, instrument_id, to, twin, record) and mark + text.text != content:
+            changed[snapshot] = mark + text.text
 
     def check(drafts: Mapping[Path, Path]) -> None:
         candidates = [drafts.get(snapshot.path, path) for snapshot, path in zip(snapshots, files, strict=True)]

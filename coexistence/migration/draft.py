@@ -71,6 +71,10 @@ class Source:
                 return name, self._left.pop(name)
         return "", None
 
+    def put_back(self, *names: str) -> None:
+        """Leave settings after all that were taken and are of no use."""
+        self._left |= {name: self.old.values[name] for name in names if name}
+
     def remark(self, text: str) -> None:
         """Tell the user something, once."""
         if text not in self.remarks:

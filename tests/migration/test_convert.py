@@ -114,6 +114,42 @@ def test_a_directory_nobody_can_write_to_is_kept_as_a_comment(tmp_path: Path):
     assert conversion.notes[-1].startswith('directory = "/proc/nowhere" of old.toml kept as a comment: The catalog\'s')
 
 
+@pytest.mark.parametrize(
+    ("entry", "in_the_file", "told"),
+    [
+        (
+            'type = "elliptec_bus"\nport = "/dev/ttyUSB0"\n'
+            'devices = [{address = 2, enabled = false, velocity = 60, name = "q"}]',
+            '# velocity = 60\n# name = "q"\n[[v4.instruments]]\nid = "one_2"\n'
+            'type = "Elliptec"\nserial_port = "/dev/ttyUSB0"\naddress = "2"\nenabled = false\n',
+            "velocity of one_2 kept as a comment",
+        ),
+        (
+            'type = "esp300"\nport = "/dev/ttyUSB0"\naxes = [{enabled = false}, {name = "delay"}]',
+            "axes = [2]\n",
+            "disabled axes left out: [1]; axes = [1, 2] uses them, too",
+        ),
+        (
+            'type = "esp300"\nport = "/dev/ttyUSB0"\naxis2 = {enabled = false}',
+            "enabled = false\n",
+            "disabled, as all of its axes were",
+        ),
+        (
+            'type = "scpi"\nresource = "GPIB0::4::INSTR"\nqueries = {v = {query = "V?", scale = 2.0, unit = "V"}}',
+            'signals = {v = {query = "V?", units = "V", kind = "hinted"}}\n',
+            "scale = 2.0 of queries.v left out",
+        ),
+        ('type = "maitai"\nport = "/dev/ttyS0"\nwatchdog = 0.4', 'port = "/dev/ttyS0"\n', "0 would switch it off"),
+        ('type = "pvcam"\ncamera_name = "c"\nexposure = 0.1', 'camera_name = "c"\n', "it may be s"),
+        ('type = "1830c"\nport = "/dev/ttyS0"\nusb_vid = 1027', "# usb_vid = 1027\n", "usb_vid kept as a comment"),
+    ],
+)
+def test_nothing_an_old_entry_says_is_lost_silently(tmp_path: Path, entry: str, in_the_file: str, told: str):
+    conversion = convert_file(write(tmp_path, f"[instruments.one]\n{entry}\n"), load_file)
+    assert in_the_file in conversion.text
+    assert told in "\n".join(conversion.instruments[0].remarks)
+
+
 def test_an_instrument_the_check_refuses_needs_a_hand_and_the_others_are_converted(tmp_path: Path):
     old = write(tmp_path, METER + '[instruments.rf]\ntype = "scpi"\nresource = "TCPIP0::::INSTR"\n')
     conversion = convert_file(old, load_file)

@@ -153,6 +153,13 @@ def test_line_endings_of_another_system_survive(bench: Path):
     assert bench.read_bytes().count(b"\r\n") == bench.read_bytes().count(b"\n") == BENCH.count("\n") + 1
 
 
+def test_a_byte_order_mark_survives(bench: Path):
+    bench.write_bytes(b"\xef\xbb\xbf" + bench.read_bytes())
+    switch([bench], "power", "v4", load_files)
+    assert bench.read_bytes().startswith(b"\xef\xbb\xbf# the bench")
+    assert generations(bench)["power"] == "v4"
+
+
 def test_a_file_somebody_changes_meanwhile_is_left_alone(bench: Path):
     calls = []
 

@@ -63,11 +63,12 @@ def convert(source: Source, instrument_id: str) -> list[Draft]:
     new_type, rule = _RULES[key]
     draft = Draft(instrument_id, new_type)
     drafts = rule(source, draft)
-    for each in drafts[:1]:
-        enabled(source, each)
-        for other in drafts[1:]:
-            if "enabled" in each.settings:
-                other.put("enabled", each.settings["enabled"])
+    whole = Draft(instrument_id, new_type)
+    enabled(source, whole)
+    for each in drafts:
+        # A module that is not in use stays so, whatever is said of its bus.
+        if "enabled" in whole.settings and each.settings.get("enabled", True):
+            each.put("enabled", whole.settings["enabled"], whole.taken_from["enabled"] if each is drafts[0] else "")
     name, simulation = source.take("simulation")
     if isinstance(simulation, dict):
         for each in drafts:

@@ -64,10 +64,16 @@ def serial_wire(source: Source, draft: Draft) -> None:
 
 
 def _identity_of_adapter(source: Source, port: str) -> None:
-    vendor, product = source.take("hwid_vid", "usb_vid", "vid")[1], source.take("hwid_pid", "usb_pid", "pid")[1]
-    serial = source.take("hwid_serial", "usb_serial")[1]
-    if vendor and product:
-        parts = [f"{part:04x}" if isinstance(part, int) else str(part).lower() for part in (vendor, product)]
+    vendor_name, vendor = source.take("hwid_vid", "usb_vid", "vid")
+    product_name, product = source.take("hwid_pid", "usb_pid", "pid")
+    serial_name, serial = source.take("hwid_serial", "usb_serial")
+    parts = [
+        f"{part:04x}" if type(part) is int else str(part).lower().removeprefix("0x").zfill(4)
+        for part in (vendor, product)
+    ]
+    if not all(re.fullmatch(r"[0-9a-f]{4}", part) for part in parts):
+        source.put_back(vendor_name, product_name, serial_name)
+    else:
         identity = ":".join(["usb", *parts, *([str(serial)] if serial else [])])
         source.remark(
             f"{port} is kept, although the adapter is known by its identity: serial_port = {shown(identity)} finds it "
@@ -184,16 +190,17 @@ def enabled(source: Source, draft: Draft) -> None:
         taken, value = source.take(name)
         if not taken:
             continue
-        truth = _truth(value)
-        if truth is None:
+        is_true = truth(value)
+        if is_true is None:
             source.remark(f"{name} = {source.shown(name)} left out: neither true nor false; the instrument is used")
-        elif truth is not when_true:
+        elif is_true is not when_true:
             draft.put("enabled", False, name)
         elif name == "enabled":
             draft.put("enabled", True, name)
 
 
-def _truth(value: Any) -> bool | None:
+def truth(value: Any) -> bool | None:
+    """Return whether a value means yes; None when it means neither yes nor no."""
     if isinstance(value, bool):
         return value
     return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}.get(str(value).lower())
@@ -218,6 +225,11 @@ def set_with(source: Source, names: tuple[str, ...], how: str) -> None:
     if name:
         command = how.format(value=value)
         source.remark(f"{name} = {source.shown(name)} is not sent when connecting any more; set it with {command}")
+
+
+def says_nothing_new(name: str) -> bool:
+    """Tell whether a setting only describes an instrument."""
+    return name in _INFORMATION
 
 
 def the_rest(source: Source) -> None:

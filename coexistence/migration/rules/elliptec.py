@@ -6,8 +6,15 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from coexistence.migration.draft import Draft, NeedsAHand, Source, as_id
-from coexistence.migration.rules.common import line, serial_wire, terminators, time_limits
+from coexistence.migration.draft import Draft, NeedsAHand, Source, as_id, shown
+from coexistence.migration.rules.common import (
+    line,
+    says_nothing_new,
+    serial_wire,
+    terminators,
+    time_limits,
+    truth,
+)
 
 _DIGITS = "0123456789ABCDEF"
 
@@ -22,7 +29,9 @@ def convert(source: Source, draft: Draft) -> list[Draft]:
     line(source, draft, "an Elliptec module", (9600,), ("none",))
     terminators(source, ("", "\r", "\r\n", "\n"))
     time_limits(source, draft)
-    source.take("scan_all_addresses")
+    scan, is_scanned = source.take("scan_all_addresses")
+    if is_scanned is not False and scan:
+        source.remark(f"{scan} = {source.shown(scan)} left out: each module in use has to be named")
     name, several = source.take("device_addresses", "addresses", "devices")
     if name:
         return _modules(source, draft, name, several)
@@ -55,6 +64,7 @@ def _modules(source: Source, bus: Draft, name: str, several: Any) -> list[Draft]
         module.id = as_id(stated) if isinstance(stated, str) else f"{bus.id}_{digit}"
         module.put("address", digit, name)
         module.above = source.take_comments(name, index)
+        _rest_of_module(source, module, table)
         found[digit] = module
         modules.append(module)
     if not modules:
@@ -62,6 +72,18 @@ def _modules(source: Source, bus: Draft, name: str, several: Any) -> list[Draft]
     columns = ", ".join(module.id for module in modules)
     source.remark(f"a bus of {len(modules)}: each module is an instrument of its own, with its position in {columns}")
     return modules
+
+
+def _rest_of_module(source: Source, module: Draft, table: Mapping[str, Any]) -> None:
+    """Take whether a module is in use; keep what else is said of it as comments."""
+    if (is_used := truth(table.get("enabled", True))) is False:
+        module.put("enabled", False)
+    for key, value in table.items():
+        if key in ("address", "id") or (key == "enabled" and is_used is not None):
+            continue
+        module.above.append(f"{key} = {shown(value)}")
+        if not says_nothing_new(key):
+            source.remark(f"{key} of {module.id} kept as a comment: the new form has no such setting")
 
 
 def _digit(address: Any) -> str | None:

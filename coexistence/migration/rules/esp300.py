@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from coexistence.migration.draft import Draft, NeedsAHand, Source
-from coexistence.migration.rules.common import FLOW_NAMES, line, serial_wire, terminators, time_limits
+from coexistence.migration.draft import Draft, NeedsAHand, Source, shown
+from coexistence.migration.rules.common import FLOW_NAMES, line, serial_wire, terminators, time_limits, truth
 
 _AXES = (1, 2, 3)
 _UNITS = {
@@ -35,7 +35,14 @@ def convert(source: Source, draft: Draft) -> list[Draft]:
     terminators(source, ("\r", "\r\n", "\n"))
     time_limits(source, draft)
     descriptions = dict(_axis_tables(source))
-    draft.put("axes", _axes(source, descriptions))
+    axes = _axes(source, descriptions)
+    unused = [axis for axis in axes if truth(descriptions.get(axis, {}).get("enabled", True)) is False]
+    draft.put("axes", [axis for axis in axes if axis not in unused] or axes)
+    if unused == axes:
+        draft.put("enabled", False)
+        source.remark("disabled, as all of its axes were")
+    elif unused:
+        source.remark(f"disabled axes left out: {shown(unused)}; axes = {shown(axes)} uses them, too")
     _units(source, draft, descriptions)
     _later(source, draft, descriptions)
     return [draft]
@@ -83,9 +90,9 @@ def _axis_tables(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
 def _units(source: Source, draft: Draft, descriptions: Mapping[int, Mapping[str, Any]]) -> None:
     axes = draft.settings["axes"]
     name, value = source.take("units", "unit")
-    stated: dict[int, Any] = {}
+    stated: dict[int | str, Any] = {}
     if isinstance(value, Mapping):
-        stated = {int(key): unit for key, unit in value.items() if str(key).isdecimal()}
+        stated = {int(key) if str(key).isdecimal() else key: unit for key, unit in value.items()}
     elif isinstance(value, list):
         stated = dict(zip(axes, value, strict=False))
     elif name:
@@ -94,6 +101,7 @@ def _units(source: Source, draft: Draft, descriptions: Mapping[int, Mapping[str,
     units = {}
     for axis, unit in stated.items():
         if axis not in axes:
+            source.remark(f"units of axis {axis}, {unit!r}, left out: it is none of the axes in use")
             continue
         if (word := _UNITS.get(str(unit).lower())) is not None:
             units[str(axis)] = word
@@ -108,6 +116,9 @@ def _units(source: Source, draft: Draft, descriptions: Mapping[int, Mapping[str,
 
 def _later(source: Source, draft: Draft, descriptions: Mapping[int, Mapping[str, Any]]) -> None:
     for axis, table in descriptions.items():
+        called = table.get("name", table.get("label"))
+        if called is not None:
+            source.remark(f"axis {axis} was called {called!r}; its columns begin with {draft.id}_axis_{axis}")
         for key, value in table.items():
             if key in ("axis", "number", "id", "units", "name", "enabled", "label"):
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coexistence.migration.draft import Draft, Source
-from coexistence.migration.rules.common import line, serial_wire, set_with, terminators, time_limits
+from coexistence.migration.rules.common import line, rounded, serial_wire, set_with, terminators, time_limits
 
 _FAST_RATE = 115200
 
@@ -39,8 +39,10 @@ def _watchdog(source: Source, draft: Draft) -> None:
     name, value = source.number("watchdog", "watchdog_s", "watchdog_ms", "watchdog_timeout_ms")
     if value is None:
         return
-    seconds = round(value / 1000 if name.endswith("_ms") else value)
-    if 0 <= seconds <= 3600:
-        draft.put("watchdog", seconds, name)
+    seconds = value / 1000 if name.endswith("_ms") else value
+    if 0 < seconds < 1:
+        source.remark(f"{name} = {source.shown(name)} left out: the laser counts in whole s, and 0 would switch it off")
+    elif 0 <= seconds <= 3600:
+        rounded(source, draft, "watchdog", name, seconds, "s: the laser counts in whole s")
     else:
         source.remark(f"{name} = {source.shown(name)} left out: not within 0 and 3600 s; the laser keeps its own")

@@ -34,9 +34,13 @@ def convert(source: Source, draft: Draft) -> list[Draft]:
     name, value = source.take("output_dir", "save_path", "save_dir")
     if isinstance(value, str) and value:
         draft.put("output_dir", value, name)
+    else:
+        source.put_back(name)
     name, value = source.take("sdk_mode", "use_mock", "simulate")
     if name and str(value).lower() in ("mock", "true", "simulated"):
         source.remark(f"{name} = {source.shown(name)} left out: `--simulate` puts a simulated camera in its place")
+    elif str(value).lower() not in ("real", "sdk", "hardware", "false"):
+        source.put_back(name)
     name, value = source.number("timeout_ms", "frame_timeout_ms")
     if value is not None and 0 < value <= 3_600_000:
         draft.put("frame_timeout", value / 1000, name)
@@ -51,6 +55,11 @@ def _exposure(source: Source, draft: Draft) -> None:
         return
     if not 0 <= value <= 3_600_000:
         source.remark(f"{name} = {source.shown(name)} left out: no exposure in ms; the camera keeps its own")
+        return
+    if 0 < value < 1:
+        source.remark(
+            f"{name} = {source.shown(name)} left out: read as ms it is none, and it may be s; exposure is in ms"
+        )
         return
     rounded(source, draft, "exposure", name, value, "ms: exposures are whole numbers")
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coexistence.migration.draft import Draft, NeedsAHand, Source, as_id
+from coexistence.migration.draft import Draft, NeedsAHand, Source, as_id, shown
 from coexistence.migration.rules.common import flow_control, serial_wire, terminators, time_limits
 
 _USUAL_RATE = 9600
@@ -27,7 +27,8 @@ def convert(source: Source, draft: Draft) -> list[Draft]:
     if signals:
         draft.put("signals", signals, "queries" if "queries" in source.old.values else "")
         first = next(iter(signals))
-        source.remark(f"{first} is hinted (shown in tables and plots), the first of its signals; units are not known")
+        unknown = "; units are not known" * any("units" not in signal for signal in signals.values())
+        source.remark(f"{first} is hinted (shown in tables and plots), the first of its signals{unknown}")
     else:
         source.remark("no signals are known: it connects and answers commands, and records nothing until it has some")
     return [draft]
@@ -115,17 +116,25 @@ def _line(source: Source, draft: Draft) -> None:
 
 def _signals(source: Source) -> dict[str, dict[str, Any]]:
     signals: dict[str, dict[str, Any]] = {}
-    _, queries = source.take("queries", "measurements", "signals")
+    listed, queries = source.take("queries", "measurements", "signals")
     if isinstance(queries, Mapping):
         for name, query in queries.items():
-            if isinstance(query, str):
-                signals[as_id(name)] = {"query": query}
-            elif isinstance(query, Mapping) and isinstance(query.get("query"), str):
-                kept = {key: query[key] for key in ("query", "write", "units") if isinstance(query.get(key), str)}
+            stated = query if isinstance(query, Mapping) else {"query": query}
+            kept = {key: stated[key] for key in ("query", "write", "units") if isinstance(stated.get(key), str)}
+            if "units" not in kept and isinstance(stated.get("unit"), str):
+                kept["units"] = stated["unit"]
+            if "query" in kept:
                 signals[as_id(name)] = kept
+            lost = [f"{key} = {shown(value)}" for key, value in stated.items() if value not in kept.values()]
+            if lost:
+                source.remark(f"{', '.join(lost)} of {listed}.{name} left out: a signal has query, write and units")
+    else:
+        source.put_back(listed)
     name, streamed = source.take("streaming_command", "query", "read_command", "measurement_command")
     if isinstance(streamed, str):
         signals.setdefault("reading", {"query": streamed})
+    else:
+        source.put_back(name)
     if signals:
         next(iter(signals.values()))["kind"] = "hinted"
     return signals
