@@ -89,6 +89,8 @@ def _next_step(instrument: InstrumentConfig, twin: InstrumentConfig | None, foun
         return f"tandem config migrate --to v2 --shadows {files}"
     if not twin.enabled:
         return f"enable {twin.id}"
+    if found.verdict == "equivalent" and found.simulated:
+        return f"measure with {twin.id} beside it on the real instrument, then tandem shadow report"
     if found.verdict == "equivalent":
         return f"tandem config cutover {instrument.id} {files}"
     if found.verdict == "different":

@@ -47,14 +47,16 @@ class Signal:
         if self.is_text:
             before, _, twin, _, after, *_ = zip(*self.rows, strict=True) if self.rows else [()] * 8
             return compare_texts(self.column, before, twin, after, tolerance, self.events)
-        pairs = self.pairs
-        discarded = len(self.rows) - len(pairs)
-        return compare(self.column, pairs, tolerance, unit=self.unit, twin_unit=self.twin_unit, discarded=discarded)
+        return compare(self.column, self.pairs, tolerance, unit=self.unit, twin_unit=self.twin_unit)
 
     @property
     def pairs(self) -> Pairs:
         """The rows as arrays; empty for texts."""
         return Pairs.of([] if self.is_text else self.rows, () if self.is_text else self.events)
+
+
+Found = dict[tuple[str, str, str, bool], "ShadowedInstrument"]
+"""By original, twin, generation of the original, and whether they were simulated."""
 
 
 @dataclass
@@ -68,7 +70,7 @@ class ShadowedInstrument:
     runs: list[str] = field(default_factory=list)
     latest: float = 0.0
     simulated: bool = False
-    """Whether some of the runs were made on simulated instruments."""
+    """Whether the runs were made on simulated instruments."""
 
     @property
     def twin_generation(self) -> Generation:
@@ -117,7 +119,8 @@ def shadowed_instruments(
 ) -> list[ShadowedInstrument]:
     """Return what instruments and their twins read side by side, in one run or in all that began after a moment.
 
-    An instrument that has changed over since is told as it is used now: readings from before are left out.
+    An instrument that has changed over since is told as it is used now: readings from before are left out. So are those
+    of simulated instruments, once there are any of the real ones.
 
     Raises
     ------
@@ -130,11 +133,11 @@ def shadowed_instruments(
     if not directory.journals.is_dir():
         raise NoCatalog(Path(data_dir))
     paths = [find_journal(data_dir, run)] if run is not None else list(_journals_since(directory, since))
-    found: dict[tuple[str, str, str], ShadowedInstrument] = {}
+    found: Found = {}
     for path in paths:
         _collect(path, found, since)
     latest: dict[str, ShadowedInstrument] = {}
-    for instrument in sorted(found.values(), key=lambda instrument: instrument.latest):
+    for instrument in sorted(found.values(), key=lambda instrument: (not instrument.simulated, instrument.latest)):
         latest[instrument.original] = instrument
     if not latest:
         raise NoShadow(Path(data_dir), len(paths))
@@ -204,7 +207,7 @@ def _journals_since(directory: DataDirectory, since: float | None) -> Iterator[P
                 yield path
 
 
-def _collect(path: Path, found: dict[tuple[str, str, str], ShadowedInstrument], since: float | None) -> None:
+def _collect(path: Path, found: Found, since: float | None) -> None:
     """Add the rows of one run to what was found."""
     start: Mapping[str, Any] = {}
     descriptors: dict[str, list[tuple[Signal, str]]] = {}
@@ -232,7 +235,7 @@ def _documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _signals_of(
     start: Mapping[str, Any],
     descriptor: Mapping[str, Any],
-    found: dict[tuple[str, str, str], ShadowedInstrument],
+    found: Found,
 ) -> Iterator[tuple[Signal, str]]:
     keys = descriptor["data_keys"]
     for twin, original in start["shadow"].items():
@@ -244,12 +247,12 @@ def _signals_of(
         if not columns:
             continue
         facts = start.get("instruments", {}).get(original, {})
-        generation = facts.get("generation", "v2")
+        generation = cast(Generation, facts.get("generation", "v2"))
+        simulated = bool(facts.get("simulated"))
         instrument = found.setdefault(
-            (original, twin, generation), ShadowedInstrument(original, twin, cast(Generation, generation))
+            (original, twin, generation, simulated), ShadowedInstrument(original, twin, generation, simulated=simulated)
         )
         instrument.latest = max(instrument.latest, start["time"])
-        instrument.simulated |= bool(facts.get("simulated"))
         if start["uid"] not in instrument.runs:
             instrument.runs.append(start["uid"])
         for column, twin_column in columns:

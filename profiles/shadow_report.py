@@ -110,7 +110,8 @@ def _parts(instrument: ShadowedInstrument, comparisons: Sequence[Comparison]) ->
     for comparison in comparisons:
         parts.append(Text(f"{comparison.signal}: {comparison}", _STYLES[comparison.verdict]))
         for outlier in comparison.outliers[:SHOWN_OUTLIERS]:
-            parts.append(Text(f"   {outlier.event}: {outlier.twin} where the original read {outlier.original}"))
+            whose = ", and the original does not agree with itself" if outlier.of_original else ""
+            parts.append(Text(f"   {outlier.event}: {outlier.twin} where the original read {outlier.original}{whose}"))
         more = len(comparison.outliers) - SHOWN_OUTLIERS
         if more > 0:
             parts.append(Text(f"   and {more} more, see --json"))

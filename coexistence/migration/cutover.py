@@ -56,7 +56,8 @@ class Switched:
 
 
 def objections(config: DualConfig, instrument_id: str, found: Evidence, to: Generation) -> list[str]:
-    """Return what speaks against switching an instrument: evidence that is missing, bad, or about another twin.
+    """Return what speaks against switching an instrument: evidence that is missing, bad, simulated, or about another
+    twin.
 
     Parameters
     ----------
@@ -78,6 +79,8 @@ def objections(config: DualConfig, instrument_id: str, found: Evidence, to: Gene
         return [f"the evidence is about a shadow in {found.shadow_generation}"]
     if twin is not None and found.shadow != twin.id:
         return [f"the evidence is about the shadow {found.shadow!r}, and the twin is {twin.id!r}"]
+    if found.simulated:
+        return ["the evidence is from simulated instruments, and says nothing of the real ones"]
     return []
 
 

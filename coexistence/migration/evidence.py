@@ -82,7 +82,7 @@ class Evidence(BaseModel):
     time: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """When the report was made, in s since 1970; None when there is none."""
     simulated: bool = False
-    """Whether some of the runs were made on simulated instruments."""
+    """Whether the runs were made on simulated instruments."""
     signals: dict[str, SignalEvidence] = Field(default_factory=dict)
     """By the name of the signal without the instrument's id: `power` of `power_power`; `""` for a column that has the
     id as its name."""

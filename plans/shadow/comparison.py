@@ -6,9 +6,9 @@ known, so that a delay can be told from an error.
 
 What is fitted, robustly, is ``twin - original = offset + (slope - 1) * original - lag * rate``. The verdict weighs
 three things against what the user tolerates: the systematic difference over the range that was measured, the lag, and
-single readings that are off. Two kinds of error are bounded, each by :attr:`Tolerance.false_positive_rate`: that a
-sound pair is called different, and that a pair is called equivalent whose systematic difference is as large as the
-tolerance.
+single readings that are off or missing. Two kinds of error are bounded, each by :attr:`Tolerance.false_positive_rate`:
+that a sound pair is called different, and that a pair is called equivalent whose systematic difference is as large as
+the tolerance. What the original does as often itself, such as a wild reading now and then, is no fault of the twin.
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ _UNIT_SHARE = 0.9
 Verdict = Literal["equivalent", "different", "insufficient evidence"]
 
 
+_LARGEST_NUMBER = 10**9
+
+
 @dataclass(frozen=True)
 class Outlier:
-    """A reading of the twin that does not fit the others."""
+    """A row that does not fit the others; `of_original` when it is the original whose two readings do not agree."""
 
     event: str
     original: float | str
     twin: float | str
+    of_original: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ class Comparison:
 
     `bias`, `spread` (standard deviation of the differences without outliers) and `limits_of_agreement` are in the
     unit of the signal; `lag_s` is positive when the twin reports what the original reported earlier. `needed` is the
-    number of pairs after which a verdict can be expected.
+    number of pairs after which a verdict can be expected. Of the `discarded` rows, `twin_missing` lack a value of the
+    twin only, and `original_missing` one of the original only.
     """
 
     signal: str
@@ -72,6 +77,8 @@ class Comparison:
     lag_error_s: float | None = None
     outliers: tuple[Outlier, ...] = ()
     discarded: int = 0
+    twin_missing: int = 0
+    original_missing: int = 0
 
     def __str__(self) -> str:
         if self.verdict == "different":
@@ -92,7 +99,6 @@ def compare(
     *,
     unit: str = "",
     twin_unit: str | None = None,
-    discarded: int = 0,
 ) -> Comparison:
     """Compare the readings of one signal by both generations and say whether they are the same measurement.
 
@@ -106,17 +112,22 @@ def compare(
         What counts as the same.
     unit, twin_unit
         As the data keys of the two state them. Different ones are a reason by themselves.
-    discarded
-        How many rows had to be left out.
     """
     tolerance = tolerance or Tolerance()
-    findings = _Findings(signal=signal, unit=unit, tolerance=tolerance, discarded=discarded)
+    findings = _Findings(signal=signal, unit=unit, tolerance=tolerance)
     if twin_unit is not None and twin_unit != unit:
         findings.reasons.append(f"the unit is {twin_unit or 'none'}, that of the original {unit or 'none'}")
+    if tolerance.is_more_often(pairs.twin_missing, pairs.original_missing):
+        rows = len(pairs) + pairs.discarded
+        findings.reasons.append(f"it has no number in {pairs.twin_missing} of {rows} rows where the original has one")
     if len(pairs) < MINIMUM_PAIRS:
-        return findings.concluded(pairs, None)
+        needed = max(MINIMUM_PAIRS, tolerance.pairs_for_outliers)
+        return findings.comparison(pairs, None, needed, ["too few readings to know their spread"])
+    if not pairs.original.any() and not pairs.twin.any():
+        needed = len(pairs) + tolerance.pairs_for_outliers
+        return findings.comparison(pairs, None, needed, ["it was 0 all the time, which says nothing of its scale"])
     fit = fit_difference(pairs, tolerance)
-    factor = _factor_of_another_unit(pairs)
+    factor = _factor_of_another_unit(pairs, tolerance.for_pairs(pairs))
     if factor is None:
         return findings.concluded(pairs, fit)
     # Everything else that would be said follows from that.
@@ -139,19 +150,25 @@ def compare_texts(
     """
     tolerance = tolerance or Tolerance()
     names = events or [str(index + 1) for index in range(len(twin))]
-    rows = [
+    steady = [
         (name, was, said)
         for name, was, said, then in zip(names, before, twin, after, strict=True)
-        if was and said and was == then
+        if was and was == then
     ]
+    rows = [row for row in steady if row[2]]
+    missing = len(steady) - len(rows)
     others = tuple(Outlier(name, was, said) for name, was, said in rows if was != said)
     needed = tolerance.pairs_for_outliers
-    if others:
-        first = others[0]
+    if others or missing:
         verdict: Verdict = "different"
-        reasons: tuple[str, ...] = (
-            f"{len(others)} of {len(rows)} values are others, such as {first.twin!r} for {first.original!r}",
-        )
+        reasons: tuple[str, ...] = ()
+        if others:
+            first = others[0]
+            reasons = (
+                f"{len(others)} of {len(rows)} values are others, such as {first.twin!r} for {first.original!r}",
+            )
+        if missing:
+            reasons += (f"it has no value in {missing} of {len(steady)} rows where the original has one",)
     elif len(rows) < needed:
         verdict, reasons = "insufficient evidence", (_could_be_missed(tolerance),)
     else:
@@ -166,6 +183,7 @@ def compare_texts(
         tolerance=tolerance,
         outliers=others,
         discarded=len(twin) - len(rows),
+        twin_missing=missing,
     )
 
 
@@ -178,13 +196,9 @@ class _Findings:
     signal: str
     unit: str
     tolerance: Tolerance
-    discarded: int
     reasons: list[str] = field(default_factory=list)
 
-    def concluded(self, pairs: Pairs, fit: Fit | None) -> Comparison:
-        if fit is None:
-            needed = max(MINIMUM_PAIRS, self.tolerance.pairs_for_outliers)
-            return self.comparison(pairs, None, needed, ["too few readings to know their spread"])
+    def concluded(self, pairs: Pairs, fit: Fit) -> Comparison:
         from scipy import stats  # takes most of a second to import, and most sessions compare nothing
 
         lacking: list[str] = []
@@ -195,12 +209,26 @@ class _Findings:
         needed = max(needed, self._weigh_difference(pairs, fit, quantile, strict_quantile, lacking))
         if fit.moves:
             needed = max(needed, self._weigh_lag(pairs, fit, quantile, strict_quantile, lacking))
-        outliers = np.flatnonzero(~fit.kept)
-        if len(outliers):
-            self.reasons.append(f"{len(outliers)} of {len(pairs)} readings are far off")
+        needed = max(needed, self._weigh_outliers(pairs, fit, lacking))
         if len(pairs) < self.tolerance.pairs_for_outliers:
             lacking.append(_could_be_missed(self.tolerance))
         return self.comparison(pairs, fit, needed, lacking)
+
+    def _weigh_outliers(self, pairs: Pairs, fit: Fit, lacking: list[str]) -> int:
+        """Count readings that are far off; those of the original say how many of the twin are no fault."""
+        outliers = int(np.sum(~fit.kept))
+        of_original = int(np.sum(~fit.kept & pairs.unsteady_original))
+        of_twin = outliers - of_original
+        if not of_twin:
+            return MINIMUM_PAIRS
+        counted = f"{of_twin} of {len(pairs)} readings are far off"
+        counted += f" (of the original {of_original})" if of_original else ""
+        if self.tolerance.is_more_often(of_twin, of_original):
+            self.reasons.append(counted)
+        elif of_twin > 2 * of_original:
+            lacking.append(f"{counted}, which may be chance")
+            return 2 * len(pairs)
+        return MINIMUM_PAIRS
 
     def _weigh_difference(
         self, pairs: Pairs, fit: Fit, quantile: float, strict_quantile: float, lacking: list[str]
@@ -217,11 +245,15 @@ class _Findings:
         margin = tolerated - np.abs(difference)
         if np.all(quantile * errors < margin) or np.all((errors == 0) & (margin >= 0)):
             return MINIMUM_PAIRS
-        if np.any(margin <= 0):
+        if not self.tolerance.absolute and np.max(np.abs(ends)) < fit.spread(pairs):
+            lacking.append("its values are hardly more than noise: state what is tolerated in their unit")
+        elif np.any(margin <= 0):
             lacking.append("the difference is as large as what is tolerated")
-            return math.ceil(4 * len(pairs) * max(1.0, float(np.max(quantile * errors)) / max(tolerated, 1e-300)) ** 2)
-        lacking.append("the difference is not known well enough")
-        return math.ceil(len(pairs) * float(np.max(quantile * errors / margin)) ** 2)
+        else:
+            lacking.append("the difference is not known well enough")
+        if np.any(margin <= 0):
+            return _count(4 * len(pairs), max(1.0, _over(float(np.max(quantile * errors)), tolerated)))
+        return _count(len(pairs), float(np.max(quantile * errors / margin)))
 
     def _described_difference(self, ends: Floats, difference: Floats, fit: Fit) -> str:
         unit = f" {self.unit}" if self.unit else ""
@@ -250,7 +282,7 @@ class _Findings:
         if quantile * error < margin:
             return MINIMUM_PAIRS
         lacking.append("the lag is not known well enough")
-        return math.ceil(len(pairs) * (quantile * error / margin) ** 2) if margin > 0 else 4 * len(pairs)
+        return _count(len(pairs), quantile * error / margin) if margin > 0 else 4 * len(pairs)
 
     def comparison(self, pairs: Pairs, fit: Fit | None, needed: int, lacking: list[str]) -> Comparison:
         verdict: Verdict = "different" if self.reasons else "insufficient evidence" if lacking else "equivalent"
@@ -265,7 +297,9 @@ class _Findings:
             n=len(pairs),
             needed=max(needed, len(pairs) + 1) if verdict == "insufficient evidence" else needed,
             tolerance=self.tolerance,
-            discarded=self.discarded,
+            discarded=pairs.discarded,
+            twin_missing=pairs.twin_missing,
+            original_missing=pairs.original_missing,
             **known,
         )
 
@@ -287,15 +321,31 @@ def _described(pairs: Pairs, fit: Fit) -> dict[str, Any]:
         "lag_s": fit.lag if fit.moves else None,
         "lag_error_s": fit.error(2) if fit.moves else None,
         "outliers": tuple(
-            Outlier(events[index], float(pairs.original[index]), float(pairs.twin[index]))
+            Outlier(
+                events[index],
+                float(pairs.original[index]),
+                float(pairs.twin[index]),
+                bool(pairs.unsteady_original[index]),
+            )
             for index in np.flatnonzero(~fit.kept)
         ),
     }
 
 
-def _factor_of_another_unit(pairs: Pairs) -> float | None:
-    """Return the power of ten by which nearly all values of the twin differ, None when there is none."""
+def _over(value: float, divisor: float) -> float:
+    return value / divisor if divisor > 0 else math.inf
+
+
+def _count(pairs: int, ratio: float) -> int:
+    """Return how many pairs make errors smaller by a ratio."""
+    return math.ceil(min(pairs * min(ratio, 1e9) ** 2, _LARGEST_NUMBER))
+
+
+def _factor_of_another_unit(pairs: Pairs, tolerated: float) -> float | None:
+    """Return the power of ten by which nearly all values of the twin differ, None when there is none that matters."""
     original, twin = pairs.original, pairs.twin
+    if float(np.median(np.abs(twin - original))) <= tolerated:
+        return None
     # Offsets and noise matter least for the larger values.
     large = (original != 0) & (twin != 0) & (np.abs(original) >= np.median(np.abs(original)))
     if large.sum() < 3:

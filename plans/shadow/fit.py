@@ -42,6 +42,10 @@ class Fit:
         """Return the standard error of the offset (0), the gain (1) or the lag (2)."""
         return math.sqrt(max(float(self.covariance[index, index]), 0.0))
 
+    def spread(self, pairs: Pairs) -> float:
+        """Return the standard deviation of the differences, without what is far off."""
+        return float(np.std((pairs.twin - pairs.original)[self.kept]))
+
     def difference_at(self, values: Floats) -> tuple[Floats, Floats]:
         """Return the systematic difference at values of the original, and its standard errors."""
         design = np.column_stack([np.ones(len(values)), values - self.center])
@@ -58,7 +62,8 @@ def fit_difference(pairs: Pairs, tolerance: Tolerance) -> Fit:
     noise = pairs.noise_ratio
     level = (noise * pairs.twin + original) / (1 + noise)
     center = float(np.median(level))
-    least = float(max(pairs.resolution, np.finfo(float).eps * np.max(np.abs(original), initial=0.0)))
+    largest = np.max(np.abs([original, pairs.twin]), initial=0.0)
+    least = float(max(pairs.resolution, np.finfo(float).eps * largest))
     scatter = max(_robust_spread(difference - _trend(level, rate, difference)), least)
     varies = float(np.std(level)) > _VARIATION_OVER_NOISE * scatter
     noise_of_rate = scatter * float(np.median(pairs.noise_of_rate))

@@ -120,14 +120,19 @@ class PairReader:
             for name, key in self._keys.items()
         }
 
-    def take(self, readings: Sequence[Mapping[str, Any]]) -> None:
-        """Take what the original, the twin, the original and the twin again were found to read."""
-        self._failures = 0
-        self.has_values = True
+    def take(self, readings: Sequence[Mapping[str, Any]], error: BaseException | None = None) -> None:
+        """Take what the original, the twin, the original and the twin again were found to read; empty is no reading."""
+        if error is not None:
+            self.failed(error)
+        else:
+            self._failures = 0
+        self.has_values = any(readings)
         self.twin_first = not self.twin_first
         for column, twin_column in self._columns:
             columns = (column, twin_column, column, twin_column)
             for name, source, reading in zip(row_columns(twin_column), columns, readings, strict=True):
+                if not reading:
+                    continue
                 number = self._keys[name]["dtype"] == "number"
                 value = float(reading[source]["value"]) if number else str(reading[source]["value"])
                 self._values[name] = {"value": value, "timestamp": reading[source]["timestamp"]}
@@ -169,7 +174,7 @@ class Sandwich:
     """Measures the original and the twin in turn, twice, on the RunEngine's loop.
 
     `readings` are in the order original, twin, original, twin; with `twin_first` they were measured the other way
-    round.
+    round. One that failed is empty.
     """
 
     def __init__(self, original: Any, twin: Any, *, described: bool, twin_first: bool) -> None:
@@ -181,21 +186,28 @@ class Sandwich:
         self.error: Exception | None = None
 
     async def measure(self) -> None:
-        """Fill `readings` and `keys`, or `error`; cancelled, what was begun ends on the wire by itself."""
+        """Fill `readings` and `keys`, and `error` when one failed; cancelled, what was begun ends by itself."""
         self.readings, self.keys, self.error = [{}] * len(self._devices), [], None
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 for place in self._order:
-                    device = self._devices[place]
-                    if isinstance(device, Triggerable):
-                        await done(device.trigger())
-                    self.readings[place] = await maybe_await(device.read())
-                if not self._described:
+                    await self._measure_one(place)
+                if not self._described and self.error is None:
                     self.keys = [await maybe_await(device.describe()) for device in self._devices[:2]]
         except TimeoutError as error:
             self.error = error if str(error) else TimeoutError(f"no reading within {READ_TIMEOUT_S:g} s")
         except Exception as error:
             self.error = error
+
+    async def _measure_one(self, place: int) -> None:
+        """Fill one of the readings: that it failed says something of this device, and nothing of the other."""
+        device = self._devices[place]
+        try:
+            if isinstance(device, Triggerable):
+                await done(device.trigger())
+            self.readings[place] = await maybe_await(device.read())
+        except Exception as error:
+            self.error = self.error or error
 
 
 async def done(status: Status) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Timed = tuple[Floats, Floats]
+"""Values and their times in s."""
 
 _LARGEST = 1e50
 _SHARE_OF_MULTIPLES = 0.9
@@ -58,6 +60,17 @@ class Tolerance:
     def pairs_for_outliers(self) -> int:
         """How many pairs without an outlier exclude that they come at :attr:`outlier_rate`."""
         return math.ceil(math.log(self.false_positive_rate) / math.log1p(-self.outlier_rate))
+
+    def is_more_often(self, twin: int, original: int) -> bool:
+        """Return whether the twin does something that the original may do as well too often for that to be chance.
+
+        What the original never did is a fault of the twin; otherwise each of the two is as likely (sign test).
+        """
+        if not (twin and original):
+            return twin > 0
+        cases = twin + original
+        chance = sum(math.comb(cases, number) for number in range(twin, cases + 1)) / 2**cases
+        return chance <= self.false_positive_rate
 
     def for_pairs(self, pairs: Pairs) -> float:
         """Return the difference that is tolerated, in the unit of the signal."""
@@ -111,8 +124,17 @@ class Pairs:
         Variance of `original` over that of `twin` when single readings of both are equally noisy.
     noise_of_rate
         Standard deviation of `rate` for readings with a standard deviation of 1.
+    unsteady_original
+        Whether the four readings come much closer to a straight line without one of the original than without one of
+        the twin: what is far off then is a reading of the original.
+    resolution
+        The step that readings are rounded to; 0 when there is none.
     events
         Where each row comes from, for the list of outliers.
+    twin_missing, original_missing
+        Rows left out because a value of this one is no number, while both values of the other are.
+    discarded
+        All rows left out.
     """
 
     original: Floats
@@ -121,8 +143,12 @@ class Pairs:
     slack: Floats
     noise_ratio: Floats
     noise_of_rate: Floats
+    unsteady_original: NDArray[np.bool_]
     resolution: float
     events: tuple[str, ...] = ()
+    twin_missing: int = 0
+    original_missing: int = 0
+    discarded: int = 0
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[float]], events: Sequence[str] = ()) -> Pairs:
@@ -131,7 +157,9 @@ class Pairs:
         Rows with a value that is no number, or none that an instrument may give, are left out.
         """
         table = np.asarray(rows, dtype=float).reshape(-1, 8)
-        keep = np.all(np.abs(table) < _LARGEST, axis=1)  # false for NaN, too
+        is_number = np.abs(table) < _LARGEST  # false for NaN, too
+        keep = np.all(is_number, axis=1)
+        has_original, has_twin = np.all(is_number[:, [0, 4]], axis=1), np.all(is_number[:, [2, 6]], axis=1)
         kept_events = tuple(event for event, kept in zip(events, keep, strict=True) if kept) if events else ()
         kept_table = table[keep]
         # Half of the rows are measured the other way round: what a motion that has just begun does to one half, it
@@ -145,15 +173,26 @@ class Pairs:
         following = (other + other + late * (other_again - other)) / 2
         variances = ((1 - early) ** 2 + (1 + early) ** 2) / 4, ((2 - late) ** 2 + late**2) / 4
         ratio = variances[0] / variances[1]
+        original, twin = np.where(twin_first, following, leading), np.where(twin_first, leading, following)
+        in_turn = (one, one_s), (other, other_s), (one_again, one_again_s), (other_again, other_again_s)
+        bends = [_bend(*in_turn[:place], *in_turn[place + 1 :]) for place in range(4)]
+        without_one, without_other = np.minimum(bends[0], bends[2]), np.minimum(bends[1], bends[3])
+        without_original = np.where(twin_first, without_other, without_one)
+        without_twin = np.where(twin_first, without_one, without_other)
+        steps = np.abs(kept_table[:, 4] - kept_table[:, 0]), np.abs(kept_table[:, 6] - kept_table[:, 2])
         return cls(
-            original=np.where(twin_first, following, leading),
-            twin=np.where(twin_first, leading, following),
+            original=original,
+            twin=twin,
             rate=_common_rate(_over(one_again - one, spans[0]), _over(other_again - other, spans[1])),
             slack=_slack(one, other, one_again, other_again),
             noise_ratio=np.where(twin_first, 1 / ratio, ratio),
             noise_of_rate=np.sqrt((_over(1.0, spans[0]) ** 2 + _over(1.0, spans[1]) ** 2) / 2),
-            resolution=_resolution(kept_table[:, ::2]),
+            unsteady_original=without_original < without_twin / 2,
+            resolution=_resolution(kept_table[:, ::2], np.concatenate(steps)),
             events=kept_events,
+            twin_missing=int(np.sum(has_original & ~has_twin)),
+            original_missing=int(np.sum(has_twin & ~has_original)),
+            discarded=len(table) - int(keep.sum()),
         )
 
     def __len__(self) -> int:
@@ -197,6 +236,12 @@ def _slack(first: Floats, second: Floats, third: Floats, fourth: Floats) -> Floa
     return np.maximum(change - outside, 0.0)
 
 
+def _bend(one: Timed, other: Timed, last: Timed) -> Floats:
+    """Return how far the middle one of three readings is off the line through the others."""
+    bend: Floats = np.abs(other[0] - one[0] - _place(other[1], one[1], last[1]) * (last[0] - one[0]))
+    return bend
+
+
 def _outside(value: Floats, one: Floats, other: Floats) -> Floats:
     return np.maximum(np.maximum(np.minimum(one, other) - value, value - np.maximum(one, other)), 0.0)
 
@@ -206,8 +251,11 @@ def _over(value: Floats | float, span: Floats) -> Floats:
     return quotient
 
 
-def _resolution(values: Floats) -> float:
-    """Return the smallest step between values that were read, which rounding may add to a difference; else 0."""
+def _resolution(values: Floats, within_rows: Floats) -> float:
+    """Return the smallest step between values that were read, which rounding may add to a difference; else 0.
+
+    Settings such as 700, 710, 720 nm look like that, too. What is rounded is now and then one step off within a row.
+    """
     steps = np.diff(np.unique(values))
     steps = steps[steps > 0]
     if not len(steps):
@@ -215,4 +263,6 @@ def _resolution(values: Floats) -> float:
     # Unrounded values have steps of any size; only when most are multiples of one step is it a resolution.
     step = float(np.min(steps))
     multiples = steps / step if step > 1e-12 * float(np.max(steps)) else np.full(len(steps), 0.5)
-    return step if np.mean(np.abs(multiples - np.round(multiples)) < 0.01) > _SHARE_OF_MULTIPLES else 0.0
+    if np.mean(np.abs(multiples - np.round(multiples)) < 0.01) <= _SHARE_OF_MULTIPLES:
+        return 0.0
+    return step if np.any((within_rows > 0) & (within_rows < 1.5 * step)) else 0.0

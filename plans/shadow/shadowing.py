@@ -198,12 +198,12 @@ class _Shadowing:
         with in_the_background(original, twin):
             # One message for all of it: a status that fails would otherwise be thrown into the plan.
             yield from bps.wait_for([sandwich.measure])
-        if sandwich.error is not None:
-            reader.failed(sandwich.error)
-            return
         if not reader.described:
+            if sandwich.error is not None:
+                reader.failed(sandwich.error)
+                return
             reader.take_descriptions(sandwich.keys[0], sandwich.keys[1])
-        reader.take(sandwich.readings)
+        reader.take(sandwich.readings, sandwich.error)
 
 
 class _Waiting:

@@ -332,6 +332,7 @@ def test_the_command_asks_for_evidence_and_tells_the_way_back(tandem, bench: Pat
         (GOOD.model_copy(update={"verdict": "insufficient", "n": 3}), "insufficient evidence (3 of 200 pairs)"),
         (GOOD.model_copy(update={"shadow": "other"}), "the evidence is about the shadow 'other', and the twin is"),
         (GOOD.model_copy(update={"shadow_generation": "v2"}), "the evidence is about a shadow in v2"),
+        (GOOD.model_copy(update={"simulated": True}), "the evidence is from simulated instruments"),
         (GOOD.model_copy(update={"instrument": "supply"}), None),
     ],
 )

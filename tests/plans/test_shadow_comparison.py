@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plans.shadow import Pairs, Tolerance, compare
+from plans.shadow import Pairs, Tolerance, compare, compare_texts
 
 TOLERANCE = Tolerance(relative=0.01, lag_s=0.02)
 ENOUGH = TOLERANCE.pairs_for_outliers
@@ -169,8 +169,84 @@ def test_what_was_not_read_is_left_out():
     pairs = Pairs.of(rows, [str(row) for row in range(100)])
     assert len(pairs) == 90
     assert pairs.events[0] == "10"
-    result = compare("power", pairs, TOLERANCE, discarded=10)
-    assert (result.n, result.discarded) == (90, 10)
+    result = compare("power", pairs, TOLERANCE)
+    assert (result.n, result.discarded, result.twin_missing) == (90, 10, 10)
+    assert str(result) == "different because it has no number in 10 of 100 rows where the original has one"
+
+
+def test_readings_that_both_generations_lack_are_no_difference():
+    rows = rows_of_readings(1, 3 * ENOUGH, steady)
+    rows[::9, 0] = np.nan
+    rows[1::8, 2] = np.inf
+    rows[5::50] = np.nan
+    result = compare("power", Pairs.of(rows), TOLERANCE)
+    assert min(result.original_missing, result.twin_missing) > 200
+    assert str(result) == "equivalent"
+
+
+def test_a_twin_that_never_gives_a_number_is_different():
+    rows = rows_of_readings(1, 20, steady)
+    rows[:, 2] = np.nan
+    result = compare("power", Pairs.of(rows), TOLERANCE)
+    assert str(result) == "different because it has no number in 20 of 20 rows where the original has one"
+
+
+def test_a_word_that_only_the_twin_lacks_is_a_difference():
+    said = ["AUTO"] * 30
+    result = compare_texts("range", said, ["AUTO"] * 29 + [""], said)
+    assert str(result) == "different because it has no value in 1 of 30 rows where the original has one"
+
+
+def test_a_value_that_is_always_0_says_nothing_of_its_scale():
+    times = np.arange(ENOUGH) * 0.1
+    rows = np.zeros((ENOUGH, 8))
+    rows[:, 1::2] = times[:, None] + np.arange(4) * 0.02
+    result = compare("position", Pairs.of(rows), TOLERANCE)
+    assert str(result) == (
+        f"insufficient evidence ({ENOUGH} of {2 * ENOUGH}): it was 0 all the time, which says nothing of its scale"
+    )
+    rows[5, 2] = 0.01  # the last digit of a dark meter
+    rows[9, 0] = 0.01
+    result = compare("power", Pairs.of(rows), TOLERANCE)
+    assert result.verdict == "insufficient evidence"
+    assert "its values are hardly more than noise: state what is tolerated in their unit" in str(result)
+    assert str(compare("power", Pairs.of(rows), Tolerance(absolute=0.1))) == "equivalent"
+
+
+def test_a_wild_reading_now_and_then_is_no_fault_when_the_original_has_them_too():
+    n = 2 * ENOUGH
+    for seed in range(10):
+        random = np.random.default_rng(seed)
+        rows = rows_of_readings(seed, n, stepping)
+        glitches = random.random((n, 4)) < 0.005  # of the instrument itself, whoever reads it
+        rows[:, ::2] += glitches * 1e-3
+        result = compare("power", Pairs.of(rows), TOLERANCE)
+        assert result.verdict == "equivalent", str(result)
+        assert any(outlier.of_original for outlier in result.outliers)
+
+
+def test_a_twin_with_more_wild_readings_than_the_original_is_different():
+    rows = rows_of_readings(4, ENOUGH, stepping)
+    rows[10, 4] *= 2
+    rows[20:400:20, 2] *= 2
+    result = compare("power", Pairs.of(rows), TOLERANCE)
+    assert result.verdict == "different"
+    assert f"of {ENOUGH} readings are far off (of the original 1)" in str(result)
+
+
+def test_settings_in_even_steps_are_not_taken_for_rounding():
+    setting = 700.0 + 10 * (np.arange(ENOUGH) % 21)
+    times = np.arange(ENOUGH) * 1.0
+    stale = setting.copy()
+    stale[[50, 300, 301, 600, 800]] -= 10
+    rows = np.transpose([setting, times, stale, times + 0.02, setting, times + 0.04, stale, times + 0.06])
+    result = compare("wavelength", Pairs.of(rows), Tolerance(relative=0.001))
+    assert f"5 of {ENOUGH} readings are far off" in str(result)
+
+
+def test_values_that_are_within_an_absolute_tolerance_are_in_no_other_unit():
+    rows = rows_of_readings(1, ENOUGH, lambda time: np.full_like(time, 1e-6), scale=10)
+    assert str(compare("power", Pairs.of(rows), Tolerance(absolute=1e-3))) == "equivalent"
 
 
 def test_too_few_readings_say_nothing():

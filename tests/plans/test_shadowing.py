@@ -171,7 +171,7 @@ def test_a_twin_that_fails_is_left_alone_and_the_plan_goes_on(run_engine, axis, 
 
 
 def test_a_reading_that_fails_later_is_no_number(run_engine, axis):
-    values = iter([1.0, 1.5, 2.0, 2.5] + [RuntimeError("lost")] * 3)
+    values = iter([1.0, 1.5, 2.0, 2.5] + [RuntimeError("lost")] * 6)
 
     def truth():
         value = next(values, 3.0)
@@ -189,6 +189,8 @@ def test_a_reading_that_fails_later_is_no_number(run_engine, axis):
     column = [row["data"]["power_v4_power"] for row in rows_of(documents)]
     assert column[:2] == [1.0, 2.0]
     assert all(math.isnan(value) for value in column[2:])
+    kept = [row["data"]["power_v4_power_original_after"] for row in rows_of(documents)]
+    assert kept[:5] == [1.0] * 5, "that the twin failed is part of the evidence"
     assert all(row["data"]["other_power"] == 1.0 for row in rows_of(documents))
 
 

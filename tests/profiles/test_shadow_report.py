@@ -44,10 +44,10 @@ class Meter:
         }
 
 
-def measure(data_dir, twins, points=100, original=None):
+def measure(data_dir, twins, points=100, original=None, **facts):
     """Record one run with shadow readings and return its uid."""
     original = original or Meter("power")
-    run_engine = RunEngine(call_returns_result=True)
+    run_engine = RunEngine({"instruments": {"power": facts}}, call_returns_result=True)
     journal = Journal(data_dir)
     run_engine.subscribe(journal)
     plan = shadowed(count([original], points), [(original, twin) for twin in twins], budget=1.0)
@@ -130,6 +130,16 @@ def test_columns_have_tolerances_of_their_own(tmp_path, capsys):
     code, printed = report(tmp_path, capsys, tolerances=tolerances)
     assert code == 0
     assert "5 %" in printed
+
+
+def test_readings_of_simulated_instruments_are_left_out_once_there_are_real_ones(tmp_path):
+    measure(tmp_path, [Meter("twin")], points=60, simulated=True)
+    (found,) = shadowed_instruments(tmp_path)
+    assert found.simulated
+    real = measure(tmp_path, [Meter("twin")], points=60)
+    measure(tmp_path, [Meter("twin")], points=60, simulated=True)
+    (found,) = shadowed_instruments(tmp_path)
+    assert (found.simulated, found.runs) == (False, [real])
 
 
 @pytest.mark.parametrize("text", ["", "much", "power=", "1%%", "1+"])
