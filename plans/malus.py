@@ -14,7 +14,8 @@ from bluesky.utils import Msg, get_hinted_fields
 from numpy.typing import ArrayLike, NDArray
 
 from plans.checks import Arguments, position_column, run_metadata
-from plans.results import Result, Row, RunEvents, with_results
+from plans.optics.harmonics import fit_harmonics
+from plans.results import Result, RunEvents, rows_of, with_results
 
 PERIODS_DEG = {"polarizer": 180.0, "half_wave_plate": 90.0}
 """After which turn the power is the same again: a half-wave plate turns the polarization by twice its own angle."""
@@ -38,8 +39,12 @@ class MalusFit:
     """Standard error of the angle; NaN when the points leave it undetermined."""
     amplitude_w: float
     """Largest minus smallest power."""
+    amplitude_error_w: float
+    """Standard error of it."""
     offset_w: float
     """Smallest power: leakage of the polarizer and ambient light."""
+    offset_error_w: float
+    """Standard error of it."""
     r_squared: float
     """Share of the variance that the law explains; 1 is a perfect fit."""
     points: int
@@ -87,7 +92,8 @@ def fit_malus(position_deg: ArrayLike, power_w: ArrayLike, optic: Optic = "auto"
     Raises
     ------
     ValueError
-        The shapes differ, or fewer than four readings are numbers.
+        The shapes differ, fewer than four readings are numbers, all of these are the same, or their positions are too
+        close together to tell anything.
     """
     position = np.asarray(position_deg, dtype=float)
     power = np.asarray(power_w, dtype=float)
@@ -114,27 +120,17 @@ def _optic_of(position: NDArray[np.float64], power: NDArray[np.float64]) -> str:
 
 
 def _fitted(position: NDArray[np.float64], power: NDArray[np.float64], period_deg: float) -> MalusFit:
-    import lmfit  # takes a second to import, and a scan need not wait for it
-
-    # In watt the parameters would be some 1e-9: far below what the optimizer's step sizes are made for.
-    scale = float(np.max(np.abs(power))) or 1.0
-    model = lmfit.Model(malus_law, independent_vars=["position_deg"])
-    largest, smallest = float(np.max(power)) / scale, float(np.min(power)) / scale
-    parameters = model.make_params(
-        angle_deg=float(position[np.argmax(power)]),
-        amplitude_w={"value": max(largest - smallest, 1e-12), "min": 0.0},
-        offset_w=smallest,
-        period_deg={"value": period_deg, "vary": False},
-    )
-    result = model.fit(power / scale, parameters, position_deg=position)
-    best = result.params
-    error = best["angle_deg"].stderr
+    fold = round(360.0 / period_deg)
+    fit = fit_harmonics(position, power, (fold,))
+    wave = fit.harmonics[fold]
     return MalusFit(
-        angle_deg=float(best["angle_deg"].value % period_deg),
-        angle_error_deg=math.nan if error is None else float(error),
-        amplitude_w=float(best["amplitude_w"].value * scale),
-        offset_w=float(best["offset_w"].value * scale),
-        r_squared=float(result.rsquared),
+        angle_deg=wave.angle_deg,
+        angle_error_deg=wave.angle_error_deg,
+        amplitude_w=2 * wave.amplitude,
+        amplitude_error_w=2 * wave.amplitude_error,
+        offset_w=fit.offset - wave.amplitude,
+        offset_error_w=wave.lowest_error,
+        r_squared=fit.r_squared,
         points=len(power),
         period_deg=period_deg,
     )
@@ -196,8 +192,7 @@ def malus(
     def analyse(events: RunEvents) -> Result:
         position = events.column(position_column(rotator))
         columns = [name for detector in detectors for name in get_hinted_fields(detector)]
-        fits = {name: fit_malus(position, events.column(name), optic) for name in columns}
-        rows: list[Row] = [{"signal": name, **_as_row(fit)} for name, fit in fits.items()]
+        rows = rows_of(columns, lambda name: _as_row(fit_malus(position, events.column(name), optic)))
         return Result("malus", rows, {"angle": "deg", "amplitude": "W", "offset": "W", "period": "deg"})
 
     uid: str = yield from with_results(bp.scan(list(detectors), rotator, start, stop, num, md=metadata), analyse)
@@ -209,7 +204,9 @@ def _as_row(fit: MalusFit) -> dict[str, float]:
         "angle": fit.angle_deg,
         "angle_error": fit.angle_error_deg,
         "amplitude": fit.amplitude_w,
+        "amplitude_error": fit.amplitude_error_w,
         "offset": fit.offset_w,
+        "offset_error": fit.offset_error_w,
         "contrast": fit.contrast,
         "r_squared": fit.r_squared,
         "points": fit.points,

@@ -53,10 +53,9 @@ class Peak:
         """Return the peak as a row of `result_peak`."""
         return {"signal": signal, "mover": mover, **asdict(self)}
 
-    def gaussian_row(self, signal: str) -> dict[str, Any]:
-        """Return a Gaussian as a row by its `centre`, `sigma`, `height` and `background`, with standard errors."""
+    def gaussian_row(self) -> dict[str, Any]:
+        """Return a Gaussian by its `centre`, `sigma`, `height` and `background`, with standard errors."""
         return {
-            "signal": signal,
             "centre": self.center,
             "centre_error": self.center_error,
             "sigma": self.fwhm / FWHM_OF_SIGMA,

@@ -188,6 +188,36 @@ class RunEvents:
         ]
 
 
+def rows_of(columns: Iterable[str], analyse: Callable[[str], Row]) -> list[Row]:
+    """Return a row of results for each column that can be analysed; why one cannot is logged.
+
+    Parameters
+    ----------
+    columns
+        Names; they become the `signal` of the rows.
+    analyse
+        Returns the quantities of one.
+
+    Raises
+    ------
+    ValueError
+        None of them can be analysed.
+    """
+    rows: list[Row] = []
+    refused: dict[str, ValueError] = {}
+    for column in columns:
+        try:
+            rows.append({"signal": column, **analyse(column)})
+        except ValueError as error:
+            refused[column] = error
+    reasons = "; ".join(f"{column}: {error}" for column, error in refused.items())
+    if not rows:
+        raise ValueError(reasons)
+    if refused:
+        logger.warning("Not everything has a result: %s; its readings are stored", reasons)
+    return rows
+
+
 def with_results(
     plan: Messages, analyse: Callable[[RunEvents], Result | Iterable[Result] | None]
 ) -> Generator[Msg, Any, Any]:

@@ -12,7 +12,7 @@ from bluesky.utils import Msg
 
 from plans.checks import Arguments, check_column, default_column, position_column, run_metadata
 from plans.drift import drift_results
-from plans.peak import PeakModel, peak_models, peak_results
+from plans.peak import MIN_POINTS, PeakModel, peak_models, peak_results
 from plans.relay import relay
 from plans.results import with_results
 
@@ -76,7 +76,7 @@ def scan(
     if arguments.movable("motor", motor):
         for name, value in (("start", start), ("stop", stop)):
             _check_position(arguments, name, motor, value, relative)
-    arguments.count("num", num, minimum=1 if start == stop else 2)
+    arguments.count("num", num, minimum=MIN_POINTS if fit != "none" else 1 if start == stop else 2)
     _check_fit(arguments, fit, signal, detectors)
     yield from arguments.check()
     given = {

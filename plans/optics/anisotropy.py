@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from plans.checks import Arguments, position_column, run_metadata
 from plans.optics.columns import column_names, units_of
 from plans.optics.harmonics import HarmonicFit, fit_harmonics
-from plans.results import Result, Row, RunEvents, with_results
+from plans.results import Result, RunEvents, rows_of, with_results
 
 FOLDS = (2, 4)
 _CROSSED_DEG = 90.0
@@ -155,9 +155,7 @@ def rotational_anisotropy(
     def analyse(events: RunEvents) -> Result:
         angle = (events.column(position_column(polariser)) - polariser_zero) / ratio
         names = column_names(detectors)
-        rows: list[Row] = [
-            {"signal": name, **fit_anisotropy(angle, events.column(name), folds).as_row()} for name in names
-        ]
+        rows = rows_of(names, lambda name: fit_anisotropy(angle, events.column(name), folds).as_row())
         units = units_of(events, names)
         described = {"offset": units}
         for fold in folds:

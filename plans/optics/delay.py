@@ -15,7 +15,7 @@ from plans.checks import Arguments, run_metadata
 from plans.optics.columns import column_names, units_of
 from plans.optics.derived import WithDerived, step_with
 from plans.peak import fit_peak
-from plans.results import Result, Row, RunEvents, with_results
+from plans.results import Result, Row, RunEvents, rows_of, with_results
 
 SPEED_OF_LIGHT_MM_PER_PS = 0.299792458
 
@@ -108,12 +108,14 @@ def delay_scan(
     def analyse(events: RunEvents) -> Result:
         names = column_names(detectors)
         delays = events.column(column)
-        rows: list[Row] = []
-        for name in names:
+
+        def row(name: str) -> Row:
             fit = fit_peak(delays, events.column(name))
             centre = float(position_mm(fit.center, zero_mm, passes))
             error = float(position_mm(fit.center_error, 0.0, passes))
-            rows.append({**fit.gaussian_row(name), "centre_mm": centre, "centre_mm_error": error})
+            return {**fit.gaussian_row(), "centre_mm": centre, "centre_mm_error": error}
+
+        rows = rows_of(names, row)
         units = units_of(events, names)
         signal = dict.fromkeys(("height", "background"), units)
         return Result("delay", rows, {"centre": "ps", "sigma": "ps", "centre_mm": "mm"} | signal)

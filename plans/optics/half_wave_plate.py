@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from plans.checks import Arguments, position_column, run_metadata
 from plans.optics.columns import column_names, units_of
 from plans.optics.harmonics import fit_harmonics
-from plans.results import Result, Row, RunEvents, with_results
+from plans.results import Result, RunEvents, rows_of, with_results
 
 _FOLD = 4
 
@@ -81,8 +81,7 @@ def fit_half_wave_plate(position_deg: ArrayLike, power: ArrayLike) -> HalfWavePl
         amplitude=2 * wave.amplitude,
         amplitude_error=2 * wave.amplitude_error,
         offset=fit.offset - wave.amplitude,
-        # Constant and wave are independent where positions are spread evenly over a period.
-        offset_error=math.hypot(fit.offset_error, wave.amplitude_error),
+        offset_error=wave.lowest_error,
         r_squared=fit.r_squared,
         points=fit.points,
     )
@@ -141,8 +140,7 @@ def calibrate_half_wave_plate(
     def analyse(events: RunEvents) -> Result:
         position = events.column(position_column(rotator))
         names = column_names(detectors)
-        fits = {name: fit_half_wave_plate(position, events.column(name)) for name in names}
-        rows: list[Row] = [{"signal": name, **fit.as_row()} for name, fit in fits.items()]
+        rows = rows_of(names, lambda name: fit_half_wave_plate(position, events.column(name)).as_row())
         return Result("half_wave_plate", rows, {"angle": "deg"} | _powers(events, names))
 
     plan = bp.scan(list(detectors), rotator, start, stop, num, md=metadata)

@@ -25,6 +25,8 @@ class Harmonic:
     """Position of its first maximum, from 0 to below 360 / fold."""
     angle_error_deg: float
     """Standard error of that."""
+    lowest_error: float
+    """Standard error of the constant minus the amplitude: of the signal where this wave is lowest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +71,7 @@ def fit_harmonics(position_deg: ArrayLike, signal: ArrayLike, folds: Sequence[in
     Raises
     ------
     ValueError
-        The shapes differ, the folds are no folds, or the readings cannot determine all parameters.
+        The shapes differ, the folds are no folds, the readings are all the same, or cannot determine all parameters.
     """
     position, values = valid_rows(position_deg, signal)
     if len(set(folds)) != len(folds) or any(fold != int(fold) or fold < 1 for fold in folds):
@@ -81,6 +83,8 @@ def fit_harmonics(position_deg: ArrayLike, signal: ArrayLike, folds: Sequence[in
     parameters = matrix.shape[1]
     if len(values) < parameters:
         raise ValueError(f"a fit of {parameters} parameters needs as many valid readings; there are {len(values)}")
+    if not np.ptp(values):
+        raise ValueError(f"all readings are {values[0]:g}: something keeps the signal from changing, or takes it away")
     # Powers are some 1e-9: the rank is decided, and the squares are summed, among numbers of the order of one.
     scale = float(np.max(np.abs(values))) or 1.0
     best, _, rank, _ = np.linalg.lstsq(matrix, values / scale, rcond=1e-9)
@@ -95,10 +99,8 @@ def fit_harmonics(position_deg: ArrayLike, signal: ArrayLike, folds: Sequence[in
     covariance = np.linalg.inv(matrix.T @ matrix) * variance
     harmonics = {}
     for number, fold in enumerate(folds):
-        first = 1 + 2 * number
-        harmonics[int(fold)] = _wave(
-            int(fold), best[first : first + 2], covariance[first : first + 2, first : first + 2], scale
-        )
+        own = [0, 1 + 2 * number, 2 + 2 * number]
+        harmonics[int(fold)] = _wave(int(fold), best[own[1:]], covariance[np.ix_(own, own)], scale)
     total = float(np.sum((values / scale - np.mean(values / scale)) ** 2))
     return HarmonicFit(
         offset=float(best[0]) * scale,
@@ -122,18 +124,21 @@ def valid_rows(position: ArrayLike, signal: ArrayLike) -> tuple[NDArray[np.float
 
 
 def _wave(fold: int, best: NDArray[Any], covariance: NDArray[Any], scale: float) -> Harmonic:
+    """Return a wave from its cosine and sine, and their covariance with the constant, which comes first."""
     cosine, sine = float(best[0]), float(best[1])
     amplitude = math.hypot(cosine, sine)
     along = np.array([cosine, sine]) / amplitude if amplitude else np.array([1.0, 0.0])
     across = np.array([-along[1], along[0]])
+    lowest, waves = np.array([1.0, *-along]), covariance[1:, 1:]
     turn = 360.0 / fold
     return Harmonic(
         fold=fold,
         amplitude=amplitude * scale,
-        amplitude_error=math.sqrt(float(along @ covariance @ along)) * scale,
+        amplitude_error=math.sqrt(float(along @ waves @ along)) * scale,
         # Twice: the remainder of a tiny negative angle is rounded to a full turn.
         angle_deg=math.degrees(math.atan2(sine, cosine)) / fold % turn % turn,
         angle_error_deg=(
-            math.degrees(math.sqrt(float(across @ covariance @ across)) / (fold * amplitude)) if amplitude else math.nan
+            math.degrees(math.sqrt(float(across @ waves @ across)) / (fold * amplitude)) if amplitude else math.nan
         ),
+        lowest_error=math.sqrt(max(float(lowest @ covariance @ lowest), 0.0)) * scale,
     )

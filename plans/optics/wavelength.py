@@ -14,7 +14,7 @@ from plans.checks import Arguments, position_column, run_metadata
 from plans.optics.columns import column_names, units_of
 from plans.optics.derived import read_event
 from plans.peak import fit_peak
-from plans.results import Result, Row, RunEvents, with_results
+from plans.results import Result, RunEvents, rows_of, with_results
 
 
 def wavelength_scan(
@@ -94,7 +94,7 @@ def wavelength_scan(
     def analyse(events: RunEvents) -> Result:
         names = column_names(detectors)
         at = events.column(position_column(mover))
-        rows: list[Row] = [fit_peak(at, events.column(name), background=False).gaussian_row(name) for name in names]
+        rows = rows_of(names, lambda name: fit_peak(at, events.column(name), background=False).gaussian_row())
         signal = dict.fromkeys(("height", "background"), units_of(events, names))
         return Result("wavelength", rows, {"centre": "nm", "sigma": "nm"} | signal)
 

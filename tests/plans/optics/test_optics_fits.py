@@ -63,7 +63,7 @@ def test_every_fold_is_found(offset, waves):
 @given(centre=st.floats(-0.7, 0.7), sigma=st.floats(0.12, 0.4), height=st.floats(1e-9, 1.0), background=st.floats(0, 3))
 def test_a_peak_is_found(centre, sigma, height, background):
     at = np.linspace(-1.5, 1.5, 41) + 12.5
-    found = fit_peak(at, gaussian(at, centre + 12.5, sigma, height, background * height)).gaussian_row("a")
+    found = fit_peak(at, gaussian(at, centre + 12.5, sigma, height, background * height)).gaussian_row()
     assert found["centre"] == pytest.approx(centre + 12.5, abs=1e-3)
     assert found["sigma"] == pytest.approx(sigma, rel=1e-2)
     assert found["height"] == pytest.approx(height, rel=1e-2)
@@ -74,7 +74,7 @@ def test_without_a_background_the_top_is_found_from_a_part_of_the_peak(centre):
     at = np.linspace(-0.5, 0.5, 13)
     found = fit_peak(at, gaussian(at, centre, 0.9, 2e-3), background=False)
     assert found.center == pytest.approx(centre, abs=1e-3)
-    assert found.gaussian_row("a")["sigma"] == pytest.approx(0.9, rel=1e-2)
+    assert found.gaussian_row()["sigma"] == pytest.approx(0.9, rel=1e-2)
     assert (found.background, found.background_error) == (0.0, 0.0)
 
 
@@ -117,7 +117,7 @@ def peak(part):
     at = np.linspace(-1.5, 1.5, 41)
 
     def quantity(noise):
-        row = fit_peak(at, gaussian(at, 0.2, 0.33, 0.3, 1.0) + noise(at.size)).gaussian_row("a")
+        row = fit_peak(at, gaussian(at, 0.2, 0.33, 0.3, 1.0) + noise(at.size)).gaussian_row()
         truth = {"centre": 0.2, "sigma": 0.33, "height": 0.3}
         return row[part], row[f"{part}_error"], truth[part]
 
