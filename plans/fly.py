@@ -141,7 +141,9 @@ def fly_scan(
         if value is not None:
             arguments.number(name, value, above=0)
     arguments.count("passes", passes)
-    latencies = dict(latency_s or {})
+    latencies = dict(latency_s) if isinstance(latency_s, Mapping) else {}
+    if latency_s and not latencies:
+        arguments.problem("latency_s", latency_s, "a time in s by the name of a detector")
     for name, value in latencies.items():
         arguments.choice("latency_s", name, [detector.name for detector in detectors])
         arguments.number(f"latency_s[{name!r}]", value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 import bluesky.preprocessors as bpp
 from bluesky.protocols import Movable, NamedMovable, Readable, Stoppable
 from bluesky.utils import Msg
 
-from plans.checks import Arguments, plain_argument, position_column
+from plans.checks import Arguments, plain_argument, position_column, where
 from plans.relay import Messages, marked, read_device, relay
 from plans.results import RESULT_PREFIX
 from plans.shutter import (
@@ -58,7 +59,7 @@ def laser_safe(
     min_power, max_power
         Its limits, in the units of its first hinted column.
     positions
-        Movers with lowest and highest position at which the beam may be on, in their units.
+        Movers with lowest and highest position at which the beam may be on, in their units; they have to be there now.
     open_value, closed_value
         What the shutter is set to.
     timeout
@@ -108,6 +109,13 @@ def laser_safe(
             exceeded = exceeds(message.obj.name, message.args[0], low, high)
             if exceeded is not None:
                 raise exceeded
+        elif message.command == "prepare" and message.obj in ranges:
+            # A sweep: its run-up lies beyond, where the axis is followed.
+            low, high = ranges[message.obj]
+            for name in ("start_position", "end_position"):
+                exceeded = exceeds(message.obj.name, getattr(message.args[0], name, None), low, high)
+                if exceeded is not None:
+                    raise exceeded
         elif message.command in ("trigger", "read") and message.obj is power:
             read_by_plan = True
         elif message.command == "create" and not _is_result(message):
@@ -180,7 +188,15 @@ def _check_positions(arguments: Arguments, positions: Sequence[tuple[Any, float,
             continue
         if low > high:
             arguments.problem("positions", [low, high], "the lower position first")
+        elif isinstance(mover, Movable):
+            arguments.ask(partial(_look_where, arguments, mover, low, high))
     arguments.distinct("positions", [mover for mover, *_ in positions])
+
+
+async def _look_where(arguments: Arguments, mover: Any, low: float, high: float) -> None:
+    place = await where(mover)
+    if place is not None and not low <= place <= high:
+        arguments.problem("positions", place, f"{low:g} to {high:g} for {mover.name} before the beam is let through")
 
 
 def _look(power: Any, columns: dict[str, tuple[float | None, float | None]]) -> Generator[Msg, Any, None]:

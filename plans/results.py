@@ -211,7 +211,7 @@ def rows_of(columns: Iterable[str], analyse: Callable[[str], Row]) -> list[Row]:
         except ValueError as error:
             refused[column] = error
     reasons = "; ".join(f"{column}: {error}" for column, error in refused.items())
-    if not rows:
+    if refused and not rows:
         raise ValueError(reasons)
     if refused:
         logger.warning("Not everything has a result: %s; its readings are stored", reasons)

@@ -76,7 +76,7 @@ def scan(
     if arguments.movable("motor", motor):
         for name, value in (("start", start), ("stop", stop)):
             _check_position(arguments, name, motor, value, relative)
-    arguments.count("num", num, minimum=MIN_POINTS if fit != "none" else 1 if start == stop else 2)
+    arguments.count("num", num, minimum=MIN_POINTS if fit in peak_models() else 1 if start == stop else 2)
     _check_fit(arguments, fit, signal, detectors)
     yield from arguments.check()
     given = {
@@ -245,7 +245,7 @@ def grid_scan(
     metadata = run_metadata("grid_scan", given, note=note, sample=sample, operator=operator, md=md)
     flat = [item for axis in axes for item in axis]
     plan = bp.rel_grid_scan if relative else bp.grid_scan
-    return (yield from plan(list(detectors), *flat, snake_axes=snake and len(axes) > 1, md=metadata))
+    return (yield from plan(list(detectors), *flat, snake_axes=bool(snake) and len(axes) > 1, md=metadata))
 
 
 def time_series(

@@ -120,14 +120,17 @@ def rotational_anisotropy(
     arguments.choice("geometry", geometry, ("parallel", "crossed"))
     numbers = {"start": start, "stop": stop, "polariser_zero": polariser_zero, "analyser_zero": analyser_zero}
     well = [arguments.number(name, value) for name, value in numbers.items()]
-    arguments.count("num", num, minimum=2 * len(folds) + 2)
+    if isinstance(folds, str) or not isinstance(folds, Sequence) or not folds:
+        arguments.problem("folds", folds, "a list of whole numbers")
+        folds = ()
+    well.append(arguments.count("num", num, minimum=2 * len(folds) + 2))
     for fold in folds:
         arguments.count("folds", fold)
     arguments.distinct("analyser", [polariser, analyser])
     movable = arguments.movable("polariser", polariser) and arguments.movable("analyser", analyser)
     ratio = 0.5 if half_wave_plate else 1.0
     crossing = _CROSSED_DEG if geometry == "crossed" else 0.0
-    step = (stop - start) / (num - 1) if all(well) and num > 1 else 0.0
+    step = (stop - start) / (num - 1) if all(well) else 0.0
     angles = [start + number * step for number in range(num)] if all(well) else []
     before = _within_turn([polariser_zero + ratio * angle for angle in angles])
     behind = _within_turn([analyser_zero + angle + crossing for angle in angles])

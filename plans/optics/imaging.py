@@ -17,6 +17,15 @@ from plans.results import Result, RunEvents, with_results
 from plans.with_dark import with_dark
 
 
+def _is_region(region: Any) -> bool:
+    numbers = region.tolist() if isinstance(region, np.ndarray) else region
+    return (
+        isinstance(numbers, Sequence)
+        and len(numbers) == 6
+        and all(isinstance(number, int) and not isinstance(number, bool) for number in numbers)
+    )
+
+
 def image_scan(
     camera: Any,
     motor: Movable[float] | None = None,
@@ -75,16 +84,22 @@ def image_scan(
         With the camera's own error as its cause, a region it cannot have for one.
     """
     arguments = Arguments("image_scan")
-    arguments.detectors("camera", [camera, *detectors])
+    arguments.detectors("camera", [camera])
+    if isinstance(detectors, str) or not isinstance(detectors, Sequence):
+        arguments.problem("detectors", detectors, "a list of devices")
+    elif detectors:
+        arguments.detectors("detectors", detectors)
+        arguments.distinct("detectors", [camera, *detectors])
     arguments.count("num", num)
     arguments.count("dark_frames", dark_frames, minimum=0)
     if motor is not None and arguments.movable("motor", motor):
         arguments.positions("start", motor, start)
         arguments.positions("stop", motor, stop)
-    if region is not None and (len(region) != 6 or any(int(value) != value for value in region)):
+    if region is not None and not _is_region(region):
         arguments.problem("region", region, "six whole numbers: s1, s2, sbin, p1, p2, pbin")
-    if exposure_ms is not None:
-        arguments.count("exposure_ms", exposure_ms)
+        region = None
+    if exposure_ms is not None and not arguments.count("exposure_ms", exposure_ms):
+        exposure_ms = None
     if dark_frames and shutter is None:
         arguments.problem("shutter", shutter, f"given when there are dark frames; dark_frames is {dark_frames}")
     wanted = {

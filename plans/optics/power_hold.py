@@ -107,8 +107,8 @@ def power_hold(
         arguments.positions("power", actuator, power)
     limits = getattr(actuator, "limits", None)
     lowest, highest = limits if isinstance(limits, tuple) and limits[0] < limits[1] else (-math.inf, math.inf)
-    lowest = lowest if low is None else max(lowest, low)
-    highest = highest if high is None else min(highest, high)
+    lowest = max(lowest, low) if low is not None and arguments.number("low", low) else lowest
+    highest = min(highest, high) if high is not None and arguments.number("high", high) else highest
     if not lowest < highest:
         arguments.problem("high", high, f"above the lowest position, {lowest:g}")
     reading_column = column or next(iter(get_hinted_fields(meter)), "")

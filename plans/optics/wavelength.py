@@ -62,9 +62,9 @@ def wavelength_scan(
         Arguments that cannot be, wavelengths outside of the laser's range among them; nothing has moved.
     """
     mover = getattr(laser, "wavelength", laser)
-    meters = [signal for signal in map(_wavelength_of, detectors) if signal is not None]
     arguments = Arguments("wavelength_scan")
-    arguments.detectors("detectors", detectors)
+    known = detectors if arguments.detectors("detectors", detectors) else []
+    meters = [signal for signal in map(_wavelength_of, known) if signal is not None]
     well = arguments.number("start", start, above=0) and arguments.number("stop", stop, above=0)
     well = arguments.count("num", num, minimum=2) and well
     arguments.number("settle_s", settle_s, low=0)

@@ -127,3 +127,39 @@ def test_too_few_readings_are_refused():
         fit_malus([0, 45, 90, 135], [1, math.nan, math.nan, 2])
     with pytest.raises(ValueError, match="two equally long rows"):
         fit_malus([0, 45], [1])
+    with pytest.raises(ValueError, match=r"all readings are 0\.001: something keeps the signal from changing"):
+        fit_malus([0, 45, 90, 135, 180], [1e-3] * 5)
+    with pytest.raises(ValueError, match="measure over a larger range"):
+        fit_malus([5.0] * 5, [1, 2, 3, 4, 5])
+
+
+def test_errors_of_all_quantities_are_those_of_repeated_measurements():
+    positions = np.linspace(0, 90, 19)  # half of a period, where the quantities depend on each other
+    random = np.random.default_rng(5)
+    fits = [
+        fit_malus(positions, malus_law(positions, 20.0, 1e-3, 1e-5) + random.normal(0, 1e-5, 19), "polarizer")
+        for _ in range(200)
+    ]
+    for off in (
+        [(fit.angle_deg - 20.0) / fit.angle_error_deg for fit in fits],
+        [(fit.amplitude_w - 1e-3) / fit.amplitude_error_w for fit in fits],
+        [(fit.offset_w - 1e-5) / fit.offset_error_w for fit in fits],
+    ):
+        assert 0.85 < np.sqrt(np.mean(np.square(off))) < 1.25  # 1 for honest errors, 1.07 with 16 degrees of freedom
+
+
+def test_a_meter_without_light_costs_the_other_nothing():
+    class Dark(Meter):
+        def read(self):
+            return {self.name: {"value": 0.0, "timestamp": 0.0}}
+
+    documents = []
+    rotator = Rotator()
+    meters = [Dark("a", rotator), Meter("b", rotator)]
+    for meter in meters:
+        meter.hints = {"fields": [meter.name]}
+    RunEngine()(malus(meters, rotator, num=9), lambda *document: documents.append(document))
+    streams = {document["uid"]: document["name"] for name, document in documents if name == "descriptor"}
+    events = [document for name, document in documents if name == "event"]
+    (found,) = [event["data"] for event in events if streams[event["descriptor"]] == "result_malus"]
+    assert (found["signal"], found["angle"]) == ("b", pytest.approx(30.0))

@@ -10,6 +10,7 @@ from bluesky.utils import FailedStatus, RunEngineInterrupted
 from optics_bench import TIME_SCALE
 
 from devices.sweep import SweepRefused, SweepStopped
+from plans import LimitExceeded, laser_safe, normalised, with_dark
 from plans.checks import PlanArgumentError
 from plans.fly import fly_scan
 
@@ -255,6 +256,29 @@ def test_limits_are_respected_before_anything_moves(bench):
         bench.RE(fly_scan([bench.meter], axis, 5.0, 15.0, velocity=30))
     assert "30 mm/s are wanted, 20 are possible. Allow at least 0.5 s." in str(caught.value.__cause__)
     assert bench.axis_truth()["counter"] == before
+
+
+def test_wrappers_go_around_a_sweep(bench):
+    axis, laser = bench.stage.axis[1], bench.laser
+    plan = with_dark(normalised(sweep(bench), "meter_power", AXIS), laser, [bench.meter], num=1)
+    try:
+        bench.RE(laser_safe(plan, laser, power=bench.meter, max_power=1.0, positions=[(axis, 8, 17)]))
+        assert not bench.truth["instruments"]["laser"]["shutter_open"]
+        (dark,), events, ratios = bench.events("dark"), bench.events(), bench.events("normalised")
+        assert len(events) == len(ratios) >= 3
+        expected = (events[0]["meter_power"] - dark["meter_power"]) / events[0][AXIS]
+        assert ratios[0]["meter_power_normalised"] == pytest.approx(expected)
+        assert rests_with_its_velocity(bench)
+        with pytest.raises(PlanArgumentError, match=f"8 to 12 for {AXIS} before the beam is let through"):
+            bench.RE(laser_safe(sweep(bench), laser, positions=[(axis, 8, 12)]))
+        bench.RE(bps.mv(axis, 9.5))
+        before = bench.axis_truth()["counter"]
+        with pytest.raises(LimitExceeded, match=f"{AXIS} is 14, allowed is 8 to 12"):
+            bench.RE(laser_safe(sweep(bench), laser, positions=[(axis, 8, 12)]))
+        assert bench.axis_truth()["counter"] == before
+        assert not bench.truth["instruments"]["laser"]["shutter_open"]
+    finally:
+        bench.RE(bps.mv(laser.shutter, True))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Plans with ophyd's and ophyd-async's simulated devices: what they record, what they refuse, and how they end."""
 
+import contextlib
+import inspect
 import math
 import threading
 from functools import partial
@@ -40,6 +42,27 @@ from plans import (
     with_dark,
     with_results,
 )
+from plans.catalogue import CATALOGUE
+
+WRONG = [None, True, "abc", "", math.nan, math.inf, -1, 1.5, [], [1], {"a": 1}, b"x", object(), SynAxis(name="wrong")]
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_arguments_of_any_kind_are_refused_in_words(name):
+    axis, meter = SynAxis(name="axis"), SynAxis(name="meter")
+    usual = {"detectors": [meter], "motor": axis, "start": 0.0, "stop": 90.0, "num": 7, "start_ps": 0.0, "stop_ps": 1.0}
+    usual |= dict.fromkeys(("rotator", "polariser", "laser", "stage", "actuator", "axis"), axis)
+    usual |= dict.fromkeys(("analyser", "meter", "camera"), meter)
+    usual |= dict.fromkeys(("zero_mm", "power", "duration_s", "min_step", "max_step", "target_delta"), 1.0)
+    usual["axes"] = {"nd_scan": [(axis, 0, 1)], "list_scan": [(axis, [0, 1])]}.get(name, [(axis, 0, 1, 3)])
+    plan = CATALOGUE[name].function
+    accepted = set(inspect.signature(plan).parameters)
+    for argument in accepted - {"md"}:
+        for value in WRONG:
+            messages = plan(**{key: usual[key] for key in accepted & set(usual)} | {argument: value})
+            with contextlib.suppress(PlanArgumentError):
+                next(messages)
+            messages.close()
 
 
 class Limited(SynAxis):
@@ -89,7 +112,8 @@ def motor():
 
 @pytest.fixture
 def peak(motor):
-    return SynGauss("peak", motor, "motor", center=0.3, Imax=1, sigma=0.5, noise="uniform", noise_multiplier=0.01)
+    shape = {"center": 0.3, "Imax": 1, "sigma": 0.5, "noise": "uniform", "noise_multiplier": 0.01}
+    return SynGauss("peak", motor, "motor", **shape, random_state=np.random.RandomState(5))
 
 
 @pytest.fixture
