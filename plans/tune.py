@@ -19,7 +19,11 @@ REACH_IN_WIDTHS = 2.0
 """How far beyond the center a finer pass reaches, in widths (FWHM) of the peak."""
 
 SIGNIFICANT = 3.0
-"""How many standard errors high a peak has to be."""
+"""How many standard errors high a peak has to be, or its center away from the ends of the range."""
+EXPLAINED = 0.9
+"""Share of the variance, corrected for the four parameters, that shows a peak too wide for its height to be told."""
+EDGE = 0.05
+"""Share of the range at its ends in which a center without an error counts as being at the edge."""
 PERFECT = 1 - 1e-9
 
 
@@ -168,10 +172,17 @@ def _objection(peak: Peak, low: float, high: float, dip: bool) -> str:
     """Return why what was fitted is no peak; empty when it is one."""
     if (peak.height < 0) != dip:
         return f"what is there points {'upwards' if dip else 'downwards'}"
-    if not low < peak.center < high:
-        return f"the best fit has its center at the edge of the range, at {peak.center:g}"
     # Readings without any noise leave a fit without errors.
     perfect = np.isnan(peak.height_error) and peak.r_squared > PERFECT
-    if not perfect and not SIGNIFICANT * peak.height_error < abs(peak.height):
+    # A slope is fitted as the flank of a peak at the end of the range. A very wide peak may leave the fit without errors.
+    known = not perfect and np.isfinite(peak.center_error)
+    margin = SIGNIFICANT * peak.center_error if known else 0.0 if perfect else EDGE * (high - low)
+    if not margin < min(peak.center - low, high - peak.center):
+        uncertain = f" ± {peak.center_error:.2g}" if known else ""
+        return f"the best fit has its center at the edge of the range, at {peak.center:g}{uncertain}"
+    is_high = SIGNIFICANT * peak.height_error < abs(peak.height)
+    # Of a peak wider than the range height and background cannot be told apart, but its center can.
+    unexplained = (1 - peak.r_squared) * (peak.points - 1) / max(peak.points - 4, 1)
+    if not (perfect or is_high or unexplained < 1 - EXPLAINED):
         return f"the best fit has a height of {peak.height:g} ± {peak.height_error:g}"
     return ""

@@ -131,6 +131,9 @@ def run_plan(plan: CataloguedPlan, given: Mapping[str, Any], options: RunOptions
     arguments = {argument.name: argument for argument in arguments_of(plan.function, plan.options)}
     ids = [instrument.id for _, instrument in load_configuration(*options.config).instruments()]
     given = {**_usual_devices(plan, ids), **given}
+    if options.shutter is not None and "shutter" in arguments:
+        # A plan that closes a shutter itself for its dark frames means the same one.
+        given = {"shutter": options.shutter, **given}
     for name, texts in given.items():
         _check_ids(arguments[name], texts, ids)
     console = Console(stderr=options.json_output)
@@ -178,8 +181,9 @@ def _wrapped(
             return messages
         shutter = find(options.shutter)[-1]
         if options.dark:
-            detectors = values.get("detectors") or find(options.watch_power or "")
-            messages = with_dark(messages, shutter, list(detectors), num=options.dark)
+            named = [values[name] for name in ("camera", "meter") if name in values]
+            detectors = [*named, *values.get("detectors", ())]
+            messages = with_dark(messages, shutter, detectors, num=options.dark)
         return laser_safe(
             messages,
             shutter,

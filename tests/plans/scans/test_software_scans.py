@@ -253,6 +253,20 @@ def test_a_dip_is_found_when_it_is_asked_for(run, motor):
         run(tune([dip], motor, -2, 2, 15))
 
 
+def test_a_slope_is_no_peak_and_a_top_wider_than_the_range_is_one(run, motor):
+    random = np.random.default_rng(2)
+    slope = SynSignal(name="slope", func=lambda: motor.position + 0.05 * random.normal(), kind="hinted")
+    run(bps.mv(motor, 1.0))
+    with pytest.raises(NoPeak, match="has its center at the edge of the range, at 2"):
+        run(tune([slope], motor, -2, 2, 15, passes=1))
+    assert motor.position == 1.0
+    top = SynSignal(
+        name="top", func=lambda: math.cos(motor.position / 8 - 0.05) + 1e-4 * random.normal(), kind="hinted"
+    )
+    run(tune([top], motor, -2, 2, 15, passes=1))
+    assert motor.position == pytest.approx(0.4, abs=0.1)
+
+
 def test_repeated_and_interleaved_runs_know_each_other(run, motor, one):
     other = SynAxis(name="other")
     run(
