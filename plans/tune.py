@@ -174,7 +174,7 @@ def _objection(peak: Peak, low: float, high: float, dip: bool) -> str:
         return f"what is there points {'upwards' if dip else 'downwards'}"
     # Readings without any noise leave a fit without errors.
     perfect = np.isnan(peak.height_error) and peak.r_squared > PERFECT
-    # A slope is fitted as the flank of a peak at the end of the range. A very wide peak may leave the fit without errors.
+    # A slope is fitted as the flank of a peak at the end of the range; a very wide peak may leave no errors.
     known = not perfect and np.isfinite(peak.center_error)
     margin = SIGNIFICANT * peak.center_error if known else 0.0 if perfect else EDGE * (high - low)
     if not margin < min(peak.center - low, high - peak.center):

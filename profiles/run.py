@@ -130,10 +130,7 @@ def run_plan(plan: CataloguedPlan, given: Mapping[str, Any], options: RunOptions
     """
     arguments = {argument.name: argument for argument in arguments_of(plan.function, plan.options)}
     ids = [instrument.id for _, instrument in load_configuration(*options.config).instruments()]
-    given = {**_usual_devices(plan, ids), **given}
-    if options.shutter is not None and "shutter" in arguments:
-        # A plan that closes a shutter itself for its dark frames means the same one.
-        given = {"shutter": options.shutter, **given}
+    given = completed(plan, given, options, ids)
     for name, texts in given.items():
         _check_ids(arguments[name], texts, ids)
     console = Console(stderr=options.json_output)
@@ -146,6 +143,18 @@ def run_plan(plan: CataloguedPlan, given: Mapping[str, Any], options: RunOptions
         if options.dry_run:
             return _rehearse(session, plan, make_plan, options, console)
         return _measure(session, plan, make_plan, options, console)
+
+
+def completed(
+    plan: CataloguedPlan, given: Mapping[str, Any], options: RunOptions, ids: Sequence[str]
+) -> dict[str, Any]:
+    """Return the arguments of a plan with those that need not be given.
+
+    These are the usual devices, and for a plan that closes a shutter for its dark frames the one of the options.
+    """
+    closes = any(argument.name == "shutter" for argument in arguments_of(plan.function, plan.options))
+    shutter = {"shutter": options.shutter} if closes and options.shutter is not None else {}
+    return {**_usual_devices(plan, ids), **shutter, **given}
 
 
 def _usual_devices(plan: CataloguedPlan, ids: Sequence[str]) -> dict[str, Any]:

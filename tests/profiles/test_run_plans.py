@@ -19,6 +19,7 @@ from plans.tune import tune
 from profiles.device_names import UnknownDevice, find_device, find_devices, meant_ids
 from profiles.dry_run_report import draw_path, summary_lines
 from profiles.plan_arguments import WrongOption, arguments_of, parameter_texts
+from profiles.run import RunOptions, completed
 from profiles.run_script import NotRepeatable, script_of
 
 BENCH = """
@@ -58,6 +59,13 @@ def test_every_plan_of_the_catalogue_can_be_called_from_a_command_line(name: str
     for argument in arguments:
         assert argument.help, f"{name} --{argument.option} has no help"
     assert plan.summary.endswith((".", ":"))
+
+
+def test_the_shutter_of_the_command_line_is_that_of_a_plans_dark_frames():
+    options = RunOptions(config=["sim"], shutter="laser.shutter")
+    given = completed(CATALOGUE["image_scan"], {"dark_frames": 2}, options, ["camera", "laser"])
+    assert given == {"camera": "camera", "shutter": "laser.shutter", "dark_frames": 2}
+    assert "shutter" not in completed(CATALOGUE["scan"], {}, options, [])
 
 
 def test_texts_become_arguments():
