@@ -115,7 +115,8 @@ class MeasurementBridge:
         capacity
             How many may wait to be taken; beyond that the oldest are given up, and their number is told.
         select
-            Which ones; called on the bridge's thread, for each, and must be quick. None for all.
+            Which ones; called on the bridge's thread, for each, and must be quick; one that raises ends the
+            subscription. None for all. What came faster than it could be sorted counts as missed whatever it was.
         """
         if capacity < 1:
             raise ValueError(f"a subscription holds at least one measurement, not {capacity}")
@@ -186,7 +187,10 @@ class MeasurementBridge:
         self._release(float("inf"))
 
     def _take_in(self) -> None:
-        late = 0
+        if self._released_until > time.time():
+            # The clock was set back: what comes now is not late.
+            self._released_until = float("-inf")
+        late: list[tuple[int, UnifiedMeasurement]] = []
         for _ in range(len(self._inbox)):
             key, number, measurement = self._inbox.popleft()
             reading = _reading_of(measurement)
@@ -198,17 +202,17 @@ class MeasurementBridge:
             elif self._latest.get(measurement.column) == reading:
                 self._duplicates += 1
             elif key < self._released_until:
-                late += 1
+                late.append((number, measurement))
             else:
                 self._held[reading] = measurement
                 heapq.heappush(self._heap, (key, number, reading))
         overflow = _value(self._overflow)
-        missed = late + overflow - self._told_overflow
-        self._late += late
+        missed = overflow - self._told_overflow
+        self._late += len(late)
         self._told_overflow = overflow
-        if missed:
-            for subscription in self._subscriptions:
-                subscription.push((), missed)
+        if late or missed:
+            for each in self._subscriptions:
+                each.push((), [measurement for number, measurement in late if number >= each.since], missed)
 
     def _release(self, until: float) -> None:
         batch: list[tuple[int, UnifiedMeasurement]] = []
@@ -236,4 +240,4 @@ def _reading_of(measurement: UnifiedMeasurement) -> Reading:
 
 def _value(counter: Any) -> int:
     """Return how often a counter was advanced; `next` on it is atomic, which adding to a number is not."""
-    return int(counter.__reduce__()[1][0])
+    return int(repr(counter).removeprefix("count(").removesuffix(")"))

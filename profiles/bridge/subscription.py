@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -11,6 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from profiles.bridge.measurement import UnifiedMeasurement
+
+logger = logging.getLogger("profiles.bridge")
 
 
 @dataclass(frozen=True)
@@ -127,10 +130,20 @@ class Subscription:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def push(self, measurements: Iterable[UnifiedMeasurement], missed: int = 0) -> None:
-        """Add measurements, and the number of those that cannot be told; for the bridge."""
+    def push(
+        self, measurements: Iterable[UnifiedMeasurement], late: Iterable[UnifiedMeasurement] = (), missed: int = 0
+    ) -> None:
+        """Add measurements, those that came too late to be told, and the number of others; for the bridge.
+
+        A `select` that raises ends this subscription, and nobody else's.
+        """
         if self._select is not None:
-            measurements = list(filter(self._select, measurements))
+            try:
+                measurements, late = list(filter(self._select, measurements)), list(filter(self._select, late))
+            except Exception:
+                logger.exception("A subscription of the measurement bridge was closed: its select has failed")
+                self.close()
+                return
         with self._changed:
             if self._closed:
                 return
@@ -138,7 +151,7 @@ class Subscription:
             too_many = len(self._items) - self.capacity
             for _ in range(too_many):
                 self._items.popleft()
-            lost = max(too_many, 0) + missed
+            lost = max(too_many, 0) + sum(1 for _ in late) + missed
             self._untold += lost
             self.missed += lost
             self._wake()

@@ -99,6 +99,34 @@ def test_threads_and_tasks_publish_and_every_subscriber_has_all_in_order_but_the
     assert statistics.waiting == 0
 
 
+def test_a_select_that_fails_ends_its_own_subscription_only(bridge, caplog):
+    def fail(_):
+        raise KeyError("nobody")
+
+    broken, sound = bridge.subscribe(select=fail), bridge.subscribe()
+    bridge.publish(measurement("power", time.time()))
+    assert len(collect(sound, 1)[0]) == 1
+    with pytest.raises(BridgeClosed):
+        broken.get(timeout=5)
+    assert "its select has failed" in caplog.text
+    bridge.publish(measurement("power", time.time(), 1.0))
+    assert collect(sound, 1)[0][0].value == 1.0
+
+
+def test_only_what_was_selected_is_missed_and_a_clock_that_was_set_back_loses_nothing(bridge, monkeypatch):
+    powers = bridge.subscribe(select=lambda item: item.instrument == "power")
+    now = time.time()
+    bridge.publish(measurement("power", now))
+    collect(powers, 1)
+    for instrument in ("power", "stage", "stage"):
+        bridge.publish(measurement(instrument, now - 5, instrument))
+    assert powers.get(timeout=5) == Missed(1)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    bridge.publish(measurement("power", time.time(), 2.0))
+    assert powers.get(timeout=5).value == 2.0
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=30, unique=True))
 def test_any_order_of_arrival_within_the_window_becomes_the_order_of_time(milliseconds):
