@@ -149,7 +149,7 @@ class Provenance:
             "configuration": {
                 "name": application.name,
                 "fingerprint": config.fingerprint,
-                "files": [str(path) for path in config.files],
+                "files": [str(path.resolve()) for path in config.files],
             },
         }
         for key in ("sample", "proposal"):

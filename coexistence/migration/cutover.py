@@ -56,8 +56,7 @@ class Switched:
 
 
 def objections(config: DualConfig, instrument_id: str, found: Evidence, to: Generation) -> list[str]:
-    """Return what speaks against switching an instrument: evidence that is missing, bad, simulated, or about another
-    twin.
+    """Return what speaks against switching an instrument: evidence that is missing, bad, or about something else.
 
     Parameters
     ----------

@@ -121,6 +121,7 @@ def _assembled(
         if shadows:
             for draft in item.drafts:
                 add(["", *shadow_lines(draft.id, {"type": draft.type, **draft.settings})], item)
+    add(["", *(f"# {text}".rstrip() for text in old.tail)] if old.tail else [])
     return "\n".join(lines) + "\n", owners
 
 

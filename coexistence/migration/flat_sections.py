@@ -61,9 +61,17 @@ def converted_sections(old: OldFile) -> tuple[list[SectionLine], list[str]]:
             rest.append(SectionLine(key, value, _comments(old, (key,)), is_refused=True))
             notes.append(f"{key} kept as a comment: the new form has no such setting")
     lines = []
-    for name, found, origin in (("application", application, "application"), ("catalog", catalog, "storage")):
+    for name, found, origins in (
+        ("application", application, ["application"]),
+        ("catalog", catalog, ["storage", "data"]),
+    ):
+        headers = {key: _comments(old, (key,)) for key in origins if isinstance(old.sections.get(key), Mapping)}
         if found:
-            lines += [SectionLine(name, comments=_comments(old, (origin,)), is_header=True), *found]
+            above = [text for comments in headers.values() for text in comments.above]
+            beside = " ".join(comments.beside for comments in headers.values() if comments.beside)
+            lines += [SectionLine(name, comments=Comments(above, beside), is_header=True), *found]
+        else:
+            rest += [SectionLine(key, {}, comments, is_refused=True) for key, comments in headers.items()]
     return [*lines, *rest], notes
 
 

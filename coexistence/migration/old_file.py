@@ -47,6 +47,8 @@ class OldFile:
     """Everything that is no instrument."""
     comments: dict[Place, Comments]
     """Comments of what is no instrument, by place; those of a table stand under the place of its header."""
+    tail: list[str] = field(default_factory=list)
+    """Comment lines at the end of the file."""
 
 
 def is_flat(values: Mapping[str, Any]) -> bool:
@@ -68,7 +70,7 @@ def read_flat_file(text: str, values: Mapping[str, Any]) -> OldFile:
     sections = {key: value for key, value in values.items() if key not in ("instruments", "devices")}
     read = OldFile([], list(instruments.values()), sections, {})
     owner: OldInstrument | None = None
-    for place, is_header, above, lines in _pieces(text, read.head):
+    for place, is_header, above, lines in _pieces(text, read.head, read.tail):
         if is_header or place[:2] in instruments:
             owner = instruments.get(place[:2])
         beside = " ".join(_comments_in(lines))
@@ -106,8 +108,8 @@ def _instruments_of(values: Mapping[str, Any]) -> Iterator[tuple[Place, str, dic
                 yield (key, index), str(name), settings
 
 
-def _pieces(text: str, head: list[str]) -> Iterator[tuple[Place, bool, list[str], list[str]]]:
-    """Yield each header and setting with its place, the comments above it, and its lines; fill the file's head."""
+def _pieces(text: str, head: list[str], tail: list[str]) -> Iterator[tuple[Place, bool, list[str], list[str]]]:
+    """Yield each header and setting with its place, the comments above it, and its lines; fill head and tail."""
     # TOML ends lines with LF or CRLF only; splitlines() would see more.
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     starts: dict[int, Place] = {}
@@ -127,6 +129,7 @@ def _pieces(text: str, head: list[str]) -> Iterator[tuple[Place, bool, list[str]
             end -= 1
         yield starts[number], own[0].lstrip().startswith("["), _texts(gap), own[:end]
         gap = own[end:]
+    tail += _texts(gap)
 
 
 def _texts(lines: list[str]) -> list[str]:

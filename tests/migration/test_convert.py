@@ -54,6 +54,17 @@ def test_no_comment_is_lost():
                 assert line.strip() in new, f"{path.name}: {line}"
 
 
+def test_comments_of_empty_sections_and_at_the_end_are_kept(tmp_path: Path):
+    comments = ["above", "in an empty one", "beside", "of data", "in no setting", "the last but one", "the last"]
+    text = (
+        f"{METER}# {comments[0]}\n[storage]\n# {comments[1]}\n[application]  # {comments[2]}\n"
+        f'# {comments[3]}\n[data]\npath = "d"\n[x]\n# {comments[4]}\n[instruments.b]\ntype = "1830c"\n'
+        f'port = "/dev/ttyS1"\n# {comments[5]}\n\n# {comments[6]}'
+    )
+    new = convert_file(write(tmp_path, text), load_file).text
+    assert [one for one in comments if f"# {one}\n" not in new] == []
+
+
 def test_a_converted_file_comes_back_as_it_is(tmp_path: Path):
     for path in old_files():
         first = convert_file(path, load_file).text
