@@ -1,6 +1,11 @@
-"""Printing for people."""
+"""Printing for people, and for programs."""
 
 from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
 
 from rich.console import Console, ConsoleDimensions
 from rich.table import Table
@@ -25,3 +30,18 @@ def say_table(console: Console, table: Table) -> None:
         console.print(table, markup=False, highlight=False, crop=False)
     finally:
         console.width = width
+
+
+def json_text(value: Any) -> str:
+    """Return JSON on one line that any program can read: what is no number is null, as JSON has no NaN."""
+    return json.dumps(_finite(value), default=str, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

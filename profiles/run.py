@@ -24,7 +24,7 @@ from plans.catalogue import CATALOGUE, CataloguedPlan
 from plans.checks import PlanError
 from plans.results import RESULT_PREFIX, RunEvents
 from profiles.configuration import load_configuration
-from profiles.console import say, say_table
+from profiles.console import json_text, say, say_table
 from profiles.device_names import UnknownDevice, find_devices, meant_ids, split_name
 from profiles.malus_report import MalusReport, read_report
 from profiles.plan_arguments import PlanArgument, arguments_of
@@ -226,7 +226,7 @@ def _rehearse(
     if options.picture is not None:
         draw_path(plan.name, found, options.picture)
     if options.json_output:
-        print(json.dumps(as_json(plan.name, found, past)))
+        print(json_text(as_json(plan.name, found, past)))
     else:
         say(console, "\n".join(summary_lines(plan.name, found, past)))
     return 1 if found.problems else 0
@@ -302,7 +302,7 @@ def summary_of(events: RunEvents, stop: Mapping[str, Any]) -> dict[str, Any]:
 def _print_runs(runs: Sequence[Mapping[str, Any]], options: RunOptions, console: Console) -> None:
     if options.json_output:
         for run in runs:
-            print(json.dumps(run))
+            print(json_text(run))
         return
     for run in runs:
         reason = f": {run['reason']}" if run["reason"] else ""

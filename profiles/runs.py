@@ -5,7 +5,6 @@ Every function takes a data directory or an open catalog, and raises errors of `
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -19,7 +18,7 @@ from rich.text import Text
 from catalog import UnknownRun, open_catalog, search_runs, wait_settled
 from catalog.directory import DataDirectory
 from catalog.notes import Annotations, wait_annotated
-from profiles.console import say, say_table
+from profiles.console import json_text, say, say_table
 from profiles.data_directory import CATALOG_WAIT_S, DEFAULT_DATA_DIRECTORY
 from profiles.result_table import result_table
 
@@ -155,7 +154,7 @@ def list_runs(
     wanted = {key: value for key, value in filters.items() if value is not None and value != ()} | dict(where)
     found = [summary_of(run) for run in latest(search_runs(runs, **wanted), number)]
     if json_output:
-        print(json.dumps(found))
+        print(json_text(found))
     elif found:
         say_table(console, runs_table(found))
     else:
@@ -180,7 +179,7 @@ def show_run(
     """
     run = find_run(catalog if catalog is not None else open_runs(data_dir), which)
     if json_output:
-        print(json.dumps(details_of(run), default=str))
+        print(json_text(details_of(run)))
     else:
         console = console or Console()
         console.print(run_view(run, console.width))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from catalog.encoding import as_json
 from catalog.recorded import RecordedRun, recorded_run
-from profiles.console import say, say_table
+from profiles.console import json_text, say, say_table
 from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs import cut, find_run, open_runs
 from profiles.runs_picture import Lines, NothingToPlot, columns_of, picture_of
@@ -78,7 +77,7 @@ def compare_runs(
     if output is not None:
         save(figure_of(*(_lines(recorded, stream) for recorded in both)), output)
     if json_output:
-        print(json.dumps({"runs": [each.uid for each in both], "metadata": metadata, "columns": columns}))
+        print(json_text({"runs": [each.uid for each in both], "metadata": metadata, "columns": columns}))
         return 0
     names = [f"{each.start.get('scan_id', '')} ({each.uid[:8]})" for each in both]
     if metadata:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from catalog.moments import period
 from plans.shadow import Comparison
-from profiles.console import say
+from profiles.console import json_text, say
 from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.shadow_evidence import (
     NoShadow,
@@ -55,7 +54,7 @@ def report_shadow(
     if picture is not None:
         draw(compared, tolerances, picture)
     if json_output:
-        print(json.dumps(_as_json(compared)))
+        print(json_text(_as_json(compared)))
     else:
         console = Console()
         console.print(view(compared))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
@@ -16,13 +15,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from profiles.console import say
+from profiles.console import json_text, say
 from profiles.control import SessionGone, running_sessions
 
 BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 40
 RATE_WINDOW_S = 5.0
 STALE_AFTER_S = 5.0
+HINT_AFTER_S = 3.0
 
 Take = Callable[[], list[dict[str, Any]]]
 
@@ -105,15 +105,22 @@ def watch(
 
 def _show(take: Take, console: Console, wanted: list[str], duration_s: float | None, json_output: bool) -> int:
     known: dict[str, LiveColumn] = {}
+    others: set[str] = set()
     end = math.inf if duration_s is None else time.monotonic() + duration_s
     if json_output:
         told: dict[str, float] = {}
+        hinted, hint_at = False, time.monotonic() + HINT_AFTER_S
         while time.monotonic() < end:
             for measurement in take():
                 name = measurement["column"]
-                if _is_wanted(name, wanted) and measurement["timestamp"] > told.get(name, 0.0):
+                if not _is_wanted(name, wanted):
+                    others.add(name)
+                elif measurement["timestamp"] > told.get(name, 0.0):
                     told[name] = measurement["timestamp"]
-                    print(json.dumps(measurement), flush=True)
+                    print(json_text(measurement), flush=True)
+            if others and not told and not hinted and time.monotonic() >= hint_at:
+                say(Console(stderr=True), _waiting(wanted, others))
+                hinted = True
             time.sleep(0.2)
         return 0
     with Live(console=console, refresh_per_second=5) as live:
@@ -121,9 +128,18 @@ def _show(take: Take, console: Console, wanted: list[str], duration_s: float | N
             for measurement in take():
                 if _is_wanted(measurement["column"], wanted):
                     known.setdefault(measurement["column"], LiveColumn()).take(measurement)
-            live.update(view(known, time.time()) if known else Text("waiting for the first measurement ..."))
+                else:
+                    others.add(measurement["column"])
+            live.update(view(known, time.time()) if known else Text(_waiting(wanted, others)))
             time.sleep(0.2)
     return 0
+
+
+def _waiting(wanted: list[str], others: set[str]) -> str:
+    """Return what is told as long as nothing that is wanted was measured."""
+    if not others:
+        return "waiting for the first measurement ..."
+    return f"waiting for {', '.join(wanted)} ... what comes is {', '.join(sorted(others))}"
 
 
 def _is_wanted(column: str, wanted: list[str]) -> bool:

@@ -1,6 +1,7 @@
 """Live values of a session: in its own code, in another terminal, in another program."""
 
 import json
+import math
 import pickle
 import time
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from coexistence.config import DualConfig
 from profiles.bridge import Missed, UnifiedMeasurement
 from profiles.bridge.documents import MeasurementDocuments
+from profiles.console import json_text
 from profiles.session import Session
 from profiles.watch import LiveColumn, sparkline, view, watch
 
@@ -68,6 +70,11 @@ def test_a_run_tells_its_uid_and_stream(session):
 
 
 def test_another_terminal_sees_it_and_the_instruments_rest_afterwards(session, capsys, monkeypatch):
+    monkeypatch.setattr("profiles.watch.HINT_AFTER_S", 0.0)
+    watch(None, simulate=False, data_dir=session.data_dir, columns=["pwr"], duration_s=1.0, json_output=True)
+    wrong = capsys.readouterr()
+    assert (wrong.out, wrong.err[:38]) == ("", "waiting for pwr ... what comes is powe")
+    monkeypatch.setattr("profiles.watch.HINT_AFTER_S", 60.0)
     code = watch(
         None, simulate=False, data_dir=session.data_dir, columns=["power_v4"], duration_s=2.0, json_output=True
     )
@@ -80,6 +87,11 @@ def test_another_terminal_sees_it_and_the_instruments_rest_afterwards(session, c
     while session.measurements.bridge.is_used and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not session.measurements.bridge.is_used
+
+
+def test_json_of_a_value_that_is_no_number_can_be_read_by_any_program():
+    text = json_text({"error": math.nan, "rows": [(1.5, math.inf)], "name": "a"})
+    assert json.loads(text) == {"error": None, "rows": [[1.5, None]], "name": "a"}
 
 
 def test_without_a_session_it_says_how_to_see_something(tmp_path, capsys):
