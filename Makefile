@@ -9,6 +9,9 @@ PYTHON ?=
 ARGS ?=
 HOURS ?= 0
 
+# Hundreds of processes are started: each would compile the project again where Python is told to keep no bytecode.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 RUNTIME := $(VENV)/.installed-runtime
@@ -72,3 +75,4 @@ bench: $(BENCHMARKS)
 
 clean:
 	rm -rf $(VENV) .venv-lower-bounds .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
