@@ -295,6 +295,7 @@ class Worker:
                 self.put(step)  # for the thread that has taken this one's place
                 return
             if step is None:
+                self._queue.put(None)  # for one whose place was taken while it had nothing to do
                 return
             try:
                 step()

@@ -16,6 +16,7 @@ from proofs import many_exchanges
 from ptys import TcpInstrument, instrument_and_port
 
 from coexistence import GuardRevoked, SharedSerialPort, WireClosed, WireDisconnected
+from coexistence.wire import Worker
 
 
 def test_idle_wire_closes_at_once_and_again(port):
@@ -225,3 +226,15 @@ def test_worker_starts_with_the_first_task_only():
         assert threading.active_count() == before
         asyncio.run(port.query_async(b"Q1?\n", owner="meter"))
         assert threading.active_count() == before + 1
+
+
+def test_workers_whose_place_was_taken_end_with_the_last_one(wait_for):
+    worker = Worker("renewed")
+    for _ in range(30):
+        done = threading.Event()
+        worker.put(done.set)
+        assert done.wait(5.0)
+        worker.renew()
+        worker.put(threading.Event().set)
+    worker.stop(2.0)
+    wait_for(lambda: not [each for each in threading.enumerate() if each.name == "wire renewed"])
