@@ -58,7 +58,7 @@ shell: $(RUNTIME)
 	@$(BIN)/tandem shell --simulate $(ARGS)
 
 test: $(DEVELOPMENT)
-	$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 5 --dist loadfile $(ARGS)
 
 lint: $(DEVELOPMENT)
 	$(BIN)/ruff check .
