@@ -106,8 +106,8 @@ class Newport1830COptions(SerialOptions):
     """Options of a Newport 1830-C."""
 
     terminator: ClassVar[bytes] = newport_1830c.TERMINATOR
-    units: newport_1830c.Units | None = "W"
-    """Units of the display to set when connecting; None leaves them. The power's column is in W in any case."""
+    units: newport_1830c.Units | Literal["unchanged"] = "W"
+    """Units of the display to set when connecting, or ``unchanged``. The power's column is in W in any case."""
     wavelength: int | None = None
     """Wavelength in nm to set when connecting; None leaves it."""
     wavelength_limits: Annotated[tuple[int, int], AfterValidator(_ascending)] = (200, 1800)
@@ -127,7 +127,7 @@ class Newport1830COptions(SerialOptions):
 
     def settings(self) -> dict[str, Any]:
         """Return what to set when connecting, by name."""
-        wanted = {"units": self.units, "wavelength": self.wavelength}
+        wanted = {"units": None if self.units == "unchanged" else self.units, "wavelength": self.wavelength}
         return {name: value for name, value in wanted.items() if value is not None}
 
 

@@ -67,7 +67,7 @@ class Region:
             if excess := (last - first + 1) % binning:
                 full = last - excess
                 alternatives = f"{full} or {full + binning}" if full >= first else f"{full + binning}"
-                raise refused("region", self.astuple(), f"a {direction}2 that fills the last bin, {alternatives}")
+                raise refused("region", self.astuple(), f"{direction}2 = {alternatives}, where the last bin is full")
 
     @classmethod
     def parse(cls, value: Region | Iterable[int]) -> Region:

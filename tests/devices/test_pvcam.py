@@ -219,7 +219,7 @@ def test_both_generations_have_the_same_face(engine, documents, make):
         ("exposure", 2.5, "a finite value of type int"),
         ("region", (0, 2048, 1, 0, 9, 1), "s2 up to 2047 and p2 up to 2047"),
         ("region", (0, 8, 3, 0, 8, 3), "a binning of 1x1, 2x2, 4x4"),
-        ("region", (0, 8, 2, 0, 9, 2), "a s2 that fills the last bin, 7 or 9"),
+        ("region", (0, 8, 2, 0, 9, 2), "s2 = 7 or 9, where the last bin is full"),
         ("region", (0, 8), "six whole numbers"),
         ("trigger_mode", "BULB", "one of 'INTERNAL', 'EDGE'"),
     ],

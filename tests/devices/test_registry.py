@@ -46,6 +46,13 @@ def test_instrument_without_a_serial_line_has_no_line_settings():
         registry.line_settings("PVCAMInstrument", {})
 
 
+def test_units_of_a_display_are_set_or_left_as_they_are():
+    assert registry.check_options("Newport1830C", {}).settings() == {"units": "W"}
+    assert registry.check_options("Newport1830C", {"units": "unchanged", "wavelength": 800}).settings() == {
+        "wavelength": 800
+    }
+
+
 def test_line_settings_come_from_instrument_and_options():
     assert registry.line_settings("Newport1830C", {"baud_rate": 19200, "units": "W"}) == {
         "baud_rate": 19200,
