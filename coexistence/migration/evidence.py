@@ -98,7 +98,7 @@ class Evidence(BaseModel):
             return f"no evidence: {self.reason}"
         pairs = f"{self.n}" if self.needed is None else f"{self.n} of {self.needed}"
         words = {
-            "equivalent": f"equivalent ({self.n} pairs)",
+            "equivalent": f"equivalent{self._within()} ({self.n} pairs)",
             "different": f"different because {self.reason} ({self.n} pairs)",
             "insufficient": f"insufficient evidence ({pairs} pairs)" + (f": {self.reason}" if self.reason else ""),
         }
@@ -106,6 +106,15 @@ class Evidence(BaseModel):
         count = f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}"
         kind = ", simulated" if self.simulated else ""
         return f"{words[self.verdict]} in {count}{kind}, {datetime.fromtimestamp(self.time):%Y-%m-%d %H:%M}"
+
+    def _within(self) -> str:
+        """Return what was tolerated: without that the word says nothing."""
+        stated = [
+            f"{f'{name} ' if name else ''}within {signal.tolerance:.2g}{f' {signal.units}' if signal.units else ''}"
+            for name, signal in self.signals.items()
+            if signal.tolerance is not None
+        ]
+        return f": {', '.join(stated)}" if stated else ""
 
 
 def evidence_path(data_dir: str | os.PathLike[str], instrument_id: str) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from coexistence.migration import Evidence, evidence, write_evidence
+from coexistence.migration import Evidence, SignalEvidence, evidence, write_evidence
 from coexistence.migration.cutover import CannotSwitch, switch
 from coexistence.migration.edit import CannotEdit
 from coexistence.migration.replace_file import FileChanged
@@ -363,6 +363,13 @@ def test_damaged_evidence_counts_as_none(tmp_path: Path):
     write_evidence(tmp_path, GOOD)
     assert evidence(tmp_path, "power") == GOOD
     assert str(GOOD).startswith("equivalent (240 pairs) in 2 runs, 2027-01-15")
+    signals = {
+        "power": SignalEvidence(verdict="equivalent", tolerance=1.2e-5, units="W"),
+        "": SignalEvidence(verdict="equivalent", tolerance=0.1),
+        "mode": SignalEvidence(verdict="equivalent"),
+    }
+    told = str(GOOD.model_copy(update={"signals": signals}))
+    assert told.startswith("equivalent: power within 1.2e-05 W, within 0.1 (240 pairs) in 2 runs")
 
 
 def test_the_status_tells_what_is_left_its_evidence_and_its_end(bench: Path, tmp_path: Path):
