@@ -1,21 +1,11 @@
 """Fixtures for tests of wires: an instrument on a pty and the shared port to it."""
 
-import gc
 from collections.abc import Iterator
 
 import pytest
 from ptys import PtyInstrument
 
 from coexistence import Arbiter, SharedSerialPort
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cheap_collections() -> Iterator[None]:
-    """Leave what is loaded already out of the garbage collections that look for what tests leave behind."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture
