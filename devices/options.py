@@ -106,7 +106,7 @@ class Newport1830COptions(SerialOptions):
     """Options of a Newport 1830-C."""
 
     terminator: ClassVar[bytes] = newport_1830c.TERMINATOR
-    units: newport_1830c.Units | Literal["unchanged"] = "W"
+    units: Literal[newport_1830c.Units, "unchanged"] = "W"
     """Units of the display to set when connecting, or ``unchanged``. The power's column is in W in any case."""
     wavelength: int | None = None
     """Wavelength in nm to set when connecting; None leaves it."""

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PHYSICAL_OPTIONS = ("address",)
 """Options that the simulated instrument must share with the driver to be found by it."""
 
+SIMULATED_TIMEOUT_S = 4.0
+
 
 class SimulatedBench:
     """Runs a simulated instrument for each one a configuration names, in a process of its own.
@@ -145,11 +147,16 @@ class SimulatedBench:
         return f"TCPIP0::{host}::hislip0,{number}::INSTR" if is_message_based else f"TCPIP0::{host}::{number}::SOCKET"
 
     def replace_wire(self, instrument: InstrumentConfig) -> InstrumentConfig:
-        """Return the instrument's configuration with the simulated wire in place of its own."""
+        """Return the instrument's configuration with the simulated wire in place of its own.
+
+        Unless the configuration says how long to wait for an answer, it is longer than from a real instrument, which
+        does not share the computer's processors with whatever else is going on there.
+        """
+        patience = {} if "timeout" in instrument.model_fields_set else {"timeout": SIMULATED_TIMEOUT_S}
         if instrument.serial_port and not instrument.is_foreign:
-            return instrument.model_copy(update={"serial_port": self.port_of(instrument)})
+            return instrument.model_copy(update={"serial_port": self.port_of(instrument), **patience})
         resource = self.resource_of(instrument)
-        return instrument if resource is None else instrument.model_copy(update={"resource": resource})
+        return instrument if resource is None else instrument.model_copy(update={"resource": resource, **patience})
 
 
 def _wire_of(instrument: InstrumentConfig) -> str | None:

@@ -73,8 +73,8 @@ SOCKET = '[[v4.instruments]]\nid = "v"\ntype = "ScpiMeter"\nresource = "TCPIP0::
         ),
         pytest.param(
             on_port("Newport1830C", 'units = "Watt"\n'),
-            "Option 'units' of Newport1830C 'a' cannot be 'Watt' / input should be 'W', 'dB', 'dBm' or 'REL' / "
-            "bench.toml:5",
+            "Option 'units' of Newport1830C 'a' cannot be 'Watt' / input should be 'W', 'dB', 'dBm', 'REL' "
+            "or 'unchanged' / bench.toml:5",
             id="wrong unit",
         ),
         pytest.param(

@@ -223,7 +223,8 @@ def test_a_port_that_another_program_has_is_told_as_in_use(data_dir: Path, used_
 
 
 def test_a_meter_that_falls_silent_fails_the_run_and_the_run_engine_stays_usable(data_dir: Path, wait_for):
-    with Session.open("sim", simulate=True, data_dir=data_dir, strict=True) as session:
+    config = bench(v2=[meter("power_v2", timeout=1.0)], v4=[meter("power_v4", timeout=1.0)])
+    with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
         simulators, power = session.simulated.process, session.devices.power_v4
         name = next(iter(simulators.truth()["instruments"]))
         simulators.power(name, False)
@@ -242,7 +243,8 @@ def test_a_meter_that_falls_silent_fails_the_run_and_the_run_engine_stays_usable
 
 
 def test_the_user_is_told_of_each_loss_and_return_of_a_wire(data_dir: Path, wait_for, capsys):
-    with Session.open(bench(v4=[rotator("r")]), simulate=True, data_dir=data_dir, strict=True) as session:
+    config = bench(v4=[rotator("r", timeout=1.0)])
+    with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
         simulators, port = session.simulated.process, session.instruments["r"].config.wire
         (wire,) = simulators.ports
         simulators.unplug(wire)

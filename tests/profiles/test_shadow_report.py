@@ -90,7 +90,7 @@ def test_all_runs_of_a_sound_pair_are_equivalent_and_kept_as_evidence(sound, cap
     found = evidence(data_dir, "power")
     assert (found.verdict, found.shadow, set(found.runs)) == ("equivalent", "power_v4", set(uids))
     assert found.signals["power"].tolerance == pytest.approx(0.01 * 1.3, rel=0.2)
-    assert str(found).startswith("equivalent (")
+    assert str(found).startswith("equivalent: power within ")
 
 
 def test_a_report_about_one_run_is_not_kept(sound, capsys):
