@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import psutil
+from machine import Bystander
 from people import Person
 from ptys import Instrument, PtyInstrument, instrument_and_port, unread
 
@@ -93,11 +94,11 @@ def crossed_replies(exchanges: int, *, seed: int = 7) -> dict[str, int]:
     """Ask unique questions from 4 threads and 4 tasks on one pty, with random deadlines and cancellations.
 
     Returns how the exchanges ended. Fails on a wrong answer, a byte left over, a timeout later than 50 ms after its
-    deadline (200 ms are allowed for a busy machine), or a wire that stays held.
+    deadline (200 ms are allowed for a busy machine, and twice what it stood still), or a wire that stays held.
     """
     outcomes: Counter[str] = Counter()
     numbers = itertools.count()
-    overdue: list[float] = []
+    deadlines: list[tuple[float, float]] = []
 
     def delay(command: bytes) -> float:
         number = int(command[1:-1])
@@ -116,7 +117,7 @@ def crossed_replies(exchanges: int, *, seed: int = 7) -> dict[str, int]:
             choose = random.Random(f"{seed} {owner}")
             while (number := next(numbers)) < exchanges:
                 timeout = plan(choose)
-                started = time.perf_counter()
+                started = time.monotonic()
                 try:
                     if choose.random() < 0.2:
                         with port.acquire(owner, timeout=timeout) as guard:
@@ -126,13 +127,13 @@ def crossed_replies(exchanges: int, *, seed: int = 7) -> dict[str, int]:
                 except (AcquireTimeout, CommandTimeout) as error:
                     outcomes[type(error).__name__] += 1
                     patience = 2 * timeout if isinstance(error, CommandTimeout) else timeout
-                    overdue.append(time.perf_counter() - started - patience)
+                    deadlines.append((started + patience, time.monotonic()))
 
         async def in_task(owner: str) -> None:
             choose = random.Random(f"{seed} {owner}")
             while (number := next(numbers)) < exchanges:
                 timeout = plan(choose)
-                started = time.perf_counter()
+                started = time.monotonic()
                 asking = asyncio.ensure_future(port.query_async(b"Q%d?\n" % number, owner=owner, timeout=timeout))
                 if choose.random() < 0.1:
                     asyncio.get_running_loop().call_later(choose.uniform(0.0, 0.005), asking.cancel)
@@ -140,19 +141,23 @@ def crossed_replies(exchanges: int, *, seed: int = 7) -> dict[str, int]:
                     check(number, await asking)
                 except (AcquireTimeout, CommandTimeout) as error:
                     outcomes[type(error).__name__] += 1
-                    overdue.append(time.perf_counter() - started - timeout)
+                    deadlines.append((started + timeout, time.monotonic()))
                 except asyncio.CancelledError:
                     outcomes["cancelled"] += 1
 
         async def all_tasks() -> None:
             await asyncio.gather(*(in_task(f"task {number}") for number in range(4)))
 
-        people = [Person(in_thread, f"thread {number}") for number in range(4)] + [Person(asyncio.run, all_tasks())]
-        for person in people:
-            person.result(timeout=60.0 + exchanges / 50)
+        with Bystander() as bystander:
+            people = [Person(in_thread, f"thread {number}") for number in range(4)]
+            people.append(Person(asyncio.run, all_tasks()))
+            for person in people:
+                person.result(timeout=60.0 + exchanges / 50)
         wait_until(lambda: port.current_owner is None)
         port.query(b"Q0?\n", owner="last", timeout=2.0)
         assert unread(instrument, port) == b""
+        # Two of them may have to run one after the other, each as late as the machine is.
+        overdue = [end - due - 2 * bystander.stalled_s(due, end) for due, end in deadlines]
         assert all(late < 0.2 for late in overdue), f"latest timeouts: {sorted(overdue)[-5:]}"
     outcomes["later than 50 ms"] = sum(late >= 0.05 for late in overdue)
     return dict(outcomes)

@@ -5,6 +5,7 @@ import threading
 import time
 
 import pytest
+from machine import Bystander
 from people import Holder, Person
 from ptys import PtyInstrument, instrument_and_port
 
@@ -399,7 +400,7 @@ async def test_connection_opened_by_a_task_does_not_block_the_loop(instrument, l
         return SharedSerialPort(instrument.path)
 
     connection = Connection(open_slowly, "meter")
-    with loop_gap(asyncio.get_running_loop()) as gap:
+    with Bystander() as bystander, loop_gap(asyncio.get_running_loop()) as gap:
         assert await connection.query_async(b"Q1?\n") == b"A1"
-    assert gap.largest_gap_s < 0.2
+    assert gap.largest_gap_s < 0.2 + bystander.longest_stall_s
     connection.wire.close()

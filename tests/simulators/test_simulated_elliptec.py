@@ -195,7 +195,7 @@ def test_three_units_move_at_once(bus) -> None:
     replies = [port.readline() for _ in range(3)]
     assert replies == [b"APO00010000\r\n", b"3PO00018000\r\n", b"2PO00023000\r\n"]
     longest = 360 / 430 + 430 / 4000 + (33 + 13) * 10 / 9600
-    assert time.monotonic() - began <= 1.15 * longest + 0.3
+    assert time.monotonic() - began <= 1.15 * longest + 1.0
 
 
 def test_faults_of_a_unit(bus) -> None:

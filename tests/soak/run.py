@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
-sys.path[:0] = [str(REPOSITORY), *(str(REPOSITORY / "tests" / folder) for folder in ("coexistence", "devices"))]
+sys.path[:0] = [str(REPOSITORY), *(str(REPOSITORY / "tests" / folder) for folder in ("", "coexistence", "devices"))]
 
 import psutil  # noqa: E402
 from proofs import (  # noqa: E402
