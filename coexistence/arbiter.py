@@ -374,7 +374,7 @@ class Hold:
     def revoked(self) -> None:
         """Take note that this hold was ended from outside (mutex held; must not block)."""
 
-    def contended(self) -> None:
+    def contended(self, waiter: Hold) -> None:
         """Take note that somebody has joined the line behind this hold (mutex held; must not block)."""
 
     def release(self) -> None:
@@ -891,7 +891,7 @@ class Arbiter:
                 self._advance()
                 holder = self._slot.get(None)
                 if holder is not None and holder is not hold:
-                    holder.contended()
+                    holder.contended(hold)
             if blocks is None and party not in _held:
                 return False  # nobody waits for a party that holds nothing, so no circle can close here
             try:

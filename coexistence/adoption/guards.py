@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
 
-from coexistence.arbiter import Rank
+from coexistence.arbiter import Hold, Rank
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, CommandTimeout, WireDisconnected
 from coexistence.exchange import Asked, Exchange
@@ -190,7 +190,10 @@ class LeaseGuard(StreamGuard):
 
 
 class ListeningGuard(StreamGuard):
-    """A guard for listening while nobody else wants the wire; it is given up as soon as somebody does."""
+    """A guard for listening while nobody else wants the wire; it is given up as soon as somebody does.
+
+    Those who only listen, too, wait until it ends: what it hears is given to them.
+    """
 
     __slots__ = ("wanted",)
 
@@ -199,10 +202,15 @@ class ListeningGuard(StreamGuard):
         self.wanted = False
         """Whether somebody else waits for the wire."""
 
-    def contended(self) -> None:
-        """Give way to whoever has joined the line."""
-        self.wanted = True
-        self._channel._transport.interrupt()
+    def contended(self, waiter: Hold) -> None:
+        """Give way to whoever has joined the line to do more than listen."""
+        if not isinstance(waiter, ListeningGuard):
+            self.wanted = True
+            self._channel._transport.interrupt()
+
+    def give_way_to_those_in_line(self) -> None:
+        """Take note of who joined the line before this was granted."""
+        self.wanted = self.wanted or any(not isinstance(each, ListeningGuard) for each in self._arbiter.queue)
 
 
 @contextmanager

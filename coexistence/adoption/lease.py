@@ -436,10 +436,12 @@ class Lease:
             if not self._wants_to_listen():
                 return
             self._queued_listening = guard
+        self._lost_property.wait_for_lines(self, self.channel)
         try:
             with guard:
                 self._listening = guard
                 self._queued_listening = None
+                guard.give_way_to_those_in_line()
                 while self._wants_to_listen() and not guard.wanted:
                     if guard.make_ready(perf_counter() + _PATIENCE_S):
                         self._take_unasked(guard, perf_counter() + LONGEST_TIMEOUT_S)
@@ -452,6 +454,7 @@ class Lease:
                     self._lost_property.give_up(self)
         finally:
             self._queued_listening = self._listening = None
+            self._lost_property.stop_waiting(self)
 
     def _take_unasked(self, guard: ListeningGuard, deadline: float) -> None:
         data = self._receive(guard, deadline)

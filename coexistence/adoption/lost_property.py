@@ -15,42 +15,65 @@ if TYPE_CHECKING:
 
 
 class LostProperty:
-    """Gives a channel's stray lines to the leases that ended without an answer."""
+    """Gives a channel's stray lines to the leases that ended without an answer, and to those that wait for lines."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._claims: dict[Lease, float] = {}
+        self._waiting: dict[Lease, None] = {}
         self._stop_listening: Callable[[], None] | None = None
 
     def claim(self, lease: Lease, channel: Channel, limit: float) -> None:
         """Let a lease have what comes within ``limit`` seconds."""
         with self._lock:
             self._claims[lease] = perf_counter() + limit
-            if self._stop_listening is None:
-                self._stop_listening = channel.add_stray_listener(self._offer)
+            self._listen(channel)
 
     def give_up(self, lease: Lease) -> None:
         """End a lease's claim."""
         with self._lock:
             self._claims.pop(lease, None)
-            if not self._claims and self._stop_listening is not None:
-                self._stop_listening()
-                self._stop_listening = None
+            self._leave_off()
+
+    def wait_for_lines(self, lease: Lease, channel: Channel) -> None:
+        """Let a lease have what comes until :meth:`stop_waiting`, for only one of those who listen has the wire."""
+        with self._lock:
+            self._waiting[lease] = None
+            self._listen(channel)
+
+    def stop_waiting(self, lease: Lease) -> None:
+        """End what :meth:`wait_for_lines` began."""
+        with self._lock:
+            self._waiting.pop(lease, None)
+            self._leave_off()
+
+    def _listen(self, channel: Channel) -> None:
+        if self._stop_listening is None:
+            self._stop_listening = channel.add_stray_listener(self._offer)
+
+    def _leave_off(self) -> None:
+        if not self._claims and not self._waiting and self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
 
     def claimed(self, lease: Lease) -> bool:
-        """Whether a lease still waits for something."""
+        """Whether a lease still waits for what did not come while it had the wire."""
         return self._claims.get(lease, 0.0) > perf_counter()
+
+    def _open(self) -> list[Lease]:
+        """Return those who may have a line now."""
+        now = perf_counter()
+        claims = [lease for lease, until in tuple(self._claims.items()) if until > now]
+        return claims + [lease for lease in tuple(self._waiting) if lease not in claims]
 
     def others_listen(self, lease: Lease, channel: Channel) -> bool:
         """Whether a line that nobody asked for may be for anybody but this lease."""
         if len(channel._stray_listeners) > (self._stop_listening is not None):
             return True
-        return any(other is not lease and until > perf_counter() for other, until in tuple(self._claims.items()))
+        return any(other is not lease for other in self._open())
 
     def _offer(self, line: bytes, timestamp: float) -> None:  # noqa: ARG002 - a stray listener's signature
-        now = perf_counter()
-        claims = [lease for lease, until in tuple(self._claims.items()) if until > now]
-        for lease in sorted(claims, key=_urgency):
+        for lease in sorted(self._open(), key=_urgency):
             if lease.take_late(line):
                 return
 

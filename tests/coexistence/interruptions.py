@@ -8,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[2])]
+sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
 
 from people import Person  # noqa: E402
 from proofs import Undone, signals_at_random_moments  # noqa: E402

@@ -14,7 +14,7 @@ from machine import TimeTaken
 from people import Person
 from ptys import instrument_and_port, unread
 
-from coexistence import AcquireTimeout, CommandTimeout, LeaseRules, SharedSerial
+from coexistence import AcquireTimeout, CommandTimeout, LeaseRules, Rank, SharedSerial
 
 
 class Bus:
@@ -174,6 +174,26 @@ def test_a_long_move_does_not_hold_who_can_tell_the_replies_apart(bus):
         assert moved == [b"2moved\n"]
         assert max(waits) < 0.75
         assert len(waits) > 20
+
+
+def test_two_drivers_that_wait_for_lines_hear_theirs_and_let_others_ask(port, instrument, monkeypatch, wait_for):
+    wakes = []
+    interrupt = port._transport.interrupt
+    monkeypatch.setattr(port._transport, "interrupt", lambda: (wakes.append(None), interrupt()))
+    with (
+        facade_on(port, "first", timeout=20.0, accept=lambda line: line.startswith(b"2")) as first,
+        facade_on(port, "second", timeout=20.0, accept=lambda line: line.startswith(b"3")) as second,
+    ):
+        reading = [Person(facade.readline) for facade in (first, second)]
+        wait_for(lambda: port.current_owner in ("first", "second") and len(port.wire.arbiter) == 1)
+        wakes.clear()
+        for number in range(3):
+            # A question ends the listening of the one, and the other's begins in turn.
+            assert port.query(b"Q%d?\n" % number, owner="poll", rank=Rank.BACKGROUND, timeout=5.0) == b"A%d" % number
+        instrument.say(b"3moved\n2moved\n")
+        assert [person.result() for person in reading] == [b"2moved\n", b"3moved\n"]
+    # They do not take the wire from each other without end, which would let neither hear anything.
+    assert len(wakes) < 50
 
 
 def test_a_driver_that_says_which_lines_are_its_own_frees_the_wire_after_the_quiet_time(bus):
