@@ -740,6 +740,7 @@ class Channel:
         """Return the reply that the exchange accepts, or ``None`` at the deadline."""
         assert exchange.ending is not None
         accept = exchange.accept
+        late = False
         while True:
             try:
                 data = self._transport.receive(exchange.ending, deadline)
@@ -752,7 +753,9 @@ class Channel:
                 return Reply(data, time.time())
             self._sort_out([data])
             if perf_counter() >= deadline:
-                return None
+                if late:
+                    return None
+                late = True
 
     def _listen(self, guard: Guard, exchange: Exchange, deadline: float) -> Reply:
         """Receive without sending, within a hold and with the exchange locked."""

@@ -129,6 +129,8 @@ class Transport(ABC):
     def receive(self, ending: Ending, deadline: float) -> bytes | None:
         """Return one reply without its terminator, or ``None`` at the deadline; what came so far is kept.
 
+        What has arrived is looked at once more then: who wakes late, because the machine stood still, finds it.
+
         Raises
         ------
         Interrupted
@@ -175,6 +177,7 @@ class StreamTransport(Transport):
                     return None
                 buffer += chunk
             searched = 0
+            late = False
             while True:
                 index = buffer.find(ending, searched)
                 if index >= 0:
@@ -183,12 +186,15 @@ class StreamTransport(Transport):
                     return reply
                 searched = max(len(buffer) - size + 1, 0)
                 if perf_counter() >= deadline:
-                    return None
+                    if late:
+                        return None
+                    late = True
                 chunk = self._read_some(deadline)
                 if not chunk:
                     return None
                 buffer += chunk
         needed = 1
+        late = False
         while True:
             if len(buffer) >= needed:
                 end = self._end(ending)
@@ -198,7 +204,9 @@ class StreamTransport(Transport):
                     return reply
                 needed = -end
             if perf_counter() >= deadline:
-                return None
+                if late:
+                    return None
+                late = True
             chunk = self._read_some(deadline)
             if not chunk:
                 return None

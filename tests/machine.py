@@ -1,5 +1,6 @@
 """What the machine costs: a test of a deadline must not fail because nothing at all ran for a moment."""
 
+import ctypes
 import threading
 import time
 from typing import Self
@@ -56,3 +57,8 @@ class TimeTaken:
         self._bystander.__exit__()
         self.elapsed_s = ended - self._began
         self.own_s = self.elapsed_s - self._bystander.stalled_s(self._began, ended)
+
+
+def stand_still(seconds: float) -> None:
+    """Let nothing else in this process run for a while, as on a machine that is busy elsewhere."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # keeps the interpreter's lock

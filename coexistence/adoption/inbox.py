@@ -7,7 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from time import perf_counter
-from typing import Protocol
+from typing import Final, Protocol
+
+STALL_S: Final = 0.01
+"""Waking later than this is no matter of the system's clock: nothing ran meanwhile."""
+_LAST_LOOK_S: Final = 0.1
 
 Complete = Callable[[bytearray], int]
 """Returns where in the bytes received so far a read ends; 0 while it does not."""
@@ -168,7 +172,7 @@ class ReadBuffer:
         with self.changed:
             self._readers.append(reader)
             self.changed.notify_all()
-            size, grew = 0, 0.0
+            size, grew, stood_still = 0, 0.0, False
             try:
                 while not (end := complete(self.data)):
                     if reader in self._errors:
@@ -179,6 +183,10 @@ class ReadBuffer:
                         size, grew = len(self.data), now
                     if gap is not None and size:
                         until = min(until, grew + gap)
+                    if now > until + STALL_S and timeout and fetch is None and not stood_still:
+                        # Nothing ran for a while: what came meanwhile is about to be put here.
+                        stood_still = True
+                        deadline = until = now + min(now - until, _LAST_LOOK_S)
                     if now >= until or reader in self._cancelled:
                         self.gave_up = now if timeout != 0 else 0.0
                         break

@@ -330,11 +330,13 @@ class Lease:
                     while turn.writers:
                         self._changed.wait()
                     now = perf_counter()
+                    turn.note_watching(now)
                     due = turn.due()
                     if turn.ending or now >= due:
                         break
                     if self._messages and not self.inbox.waiting:
                         self._changed.wait(due - now)
+                        turn.watched = min(perf_counter(), due)
                         continue
                 if self._take_reply(turn, due):
                     return
@@ -354,6 +356,7 @@ class Lease:
         try:
             data = self._receive(guard, due)
             if not data:
+                turn.watched = min(perf_counter(), due)
                 return False
             with self._changed:
                 complete = self._hear(turn, data)

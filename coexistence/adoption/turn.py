@@ -6,7 +6,7 @@ from time import perf_counter
 from typing import Final
 
 from coexistence.adoption.guards import LeaseGuard
-from coexistence.adoption.inbox import Inbox
+from coexistence.adoption.inbox import STALL_S, Inbox
 from coexistence.adoption.rules import LeaseRules
 
 PAUSE_S: Final = 0.02
@@ -31,7 +31,8 @@ class Turn:
         """Since the last write."""
         self.satisfied = False
         """Whether a read got all the bytes it asked for."""
-        self.opened = self.wrote = self.spoke = self.heard = perf_counter()
+        self.opened = self.wrote = self.spoke = self.heard = self.watched = perf_counter()
+        self._missed = 0.0
         self._rules = rules
         self._inbox = inbox
 
@@ -42,11 +43,22 @@ class Turn:
         self.satisfied = False
         self.wrote = perf_counter()
         self.spoke = self.wrote + transmission_time
+        self._missed = 0.0
 
     def note_received(self, data: bytes) -> None:
         """Take note of a part of a reply."""
-        self.heard = perf_counter()
+        self.heard = self.watched = perf_counter()
         self.received += data
+        self._missed = 0.0
+
+    def note_watching(self, now: float) -> None:
+        """Have the lease go on for as long as nothing watched the wire, once for each silence.
+
+        A machine that stands still for a moment would end it otherwise, with the reply on its way to somebody else.
+        """
+        away = now - max(self.watched, self.wrote)
+        if away > STALL_S and not self._missed:
+            self._missed = 2.0 * away  # until now, and as long again
 
     def is_read(self) -> bool:
         """Whether the driver has asked for bytes since its last write."""
@@ -74,7 +86,7 @@ class Turn:
             due = latest + max(rules.reply_time, rules.quiet_time)
         else:
             due = max(latest, min(inbox.touched, latest + rules.reply_time)) + rules.quiet_time
-        return min(due, self.opened + rules.longest)
+        return min(due + self._missed, self.opened + rules.longest)
 
     def late_until(self) -> float:
         """Return until when a reply may still come: for as long again as the driver waits for it."""

@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 import serial
-from machine import TimeTaken
+from machine import TimeTaken, stand_still
 from people import Person
 from ptys import instrument_and_port, unread
 
@@ -113,6 +113,33 @@ def test_a_driver_may_sleep_between_writing_and_reading(port, instrument):
         assert facade.readline() == b"A1\n"
         others.join()
         assert answers == [b"A9"] * 10
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_machine_that_stands_still_gives_nobody_the_reply_to_another(port, instrument, reads):
+    instrument.silent = True
+    with facade_on(port, timeout=5.0, reply_time=0.1) as facade:
+        facade.write(b"Q1?\n")
+        other = Person(lambda: port.query(b"Q9?\n", owner="other", timeout=5.0))
+        driver = Person(facade.readline) if reads else None
+        stand_still(0.5)
+        time.sleep(0.02)
+        instrument.silent = False
+        instrument.say(b"A1\n")
+        if driver is None:
+            driver = Person(facade.readline)
+        assert driver.result() == b"A1\n"
+        assert other.result() == b"A9"
+
+
+def test_a_driver_gets_what_came_in_time_while_the_machine_stood_still(port, instrument):
+    instrument.silent = True
+    with facade_on(port, timeout=0.2) as facade:
+        facade.write(b"Q1?\n")
+        driver = Person(facade.readline)
+        stand_still(0.5)
+        instrument.say(b"A1\n")
+        assert driver.result() == b"A1\n"
 
 
 def test_a_command_in_two_pieces_is_one_lease(port):
@@ -418,7 +445,7 @@ def test_closing_within_a_lease_keeps_its_reply_from_others(port, instrument):
     facade = facade_on(port, quiet_time=1.0)
     facade.write(b"Q1?\n")
     assert elapsed(facade.close) < 0.35
-    assert port.query(b"Q2?\n", owner="other") == b"A2"
+    assert port.query(b"Q2?\n", owner="other", timeout=5.0) == b"A2"
 
 
 def test_a_revoked_lease_is_a_serial_exception_and_the_next_one_works(port, instrument):

@@ -15,6 +15,7 @@ import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
+from machine import Bystander
 from ophyd_async.core import (
     DetectorTrigger,
     NotConnectedError,
@@ -418,15 +419,19 @@ def test_lost_frames_are_counted_and_the_numbers_have_a_gap(make, camera, wait_f
     driver = make("v2").driver
     file = driver.open_file()
     driver.exposure = 20
-    acquisition = driver.start(30)
-    wait_for(lambda: acquisition.taken)
-    camera.lose_frames(3)
-    acquisition.finished.result(10)
-    driver.close_file()
+    with Bystander() as bystander:
+        acquisition = driver.start(30)
+        wait_for(lambda: acquisition.taken)
+        camera.lose_frames(3)
+        acquisition.finished.result(10)
+        driver.close_file()
     with h5py.File(file.path) as written:
-        assert written["entry/frames/dropped_frames"][-1] == 3
-        assert sorted(np.diff(written["entry/frames/frame_number"])) == [1] * 28 + [4]
-    assert driver.read("dropped_frames").value == 3
+        dropped = written["entry/frames/dropped_frames"][-1]
+        gaps = np.diff(written["entry/frames/frame_number"]) - 1
+    # A machine that stands still loses some on top of the three.
+    assert max(gaps) >= 3
+    assert sum(gaps) == dropped == driver.read("dropped_frames").value
+    assert dropped == 3 or bystander.longest_stall_s > 0.02
 
 
 def fly(device, info, name="primary"):

