@@ -245,6 +245,7 @@ class Job(Guard, Generic[T]):
             if self.mailbox.closed:
                 forget_wait(self._asker, self)
             elif not self.abandoned:
+                self.check()  # a function that hangs would keep the worker: the revocation did not find it at work
                 self._expires = self.deadline
                 outcome = (self._function(self), None)
         except BaseException as error:

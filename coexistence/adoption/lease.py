@@ -439,7 +439,8 @@ class Lease:
             if not self._wants_to_listen():
                 return
             self._queued_listening = guard
-        self._lost_property.wait_for_lines(self, self.channel)
+        if self.rules.accept is not None:
+            self._lost_property.wait_for_lines(self, self.channel)
         try:
             with guard:
                 self._listening = guard

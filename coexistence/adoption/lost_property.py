@@ -36,7 +36,10 @@ class LostProperty:
             self._leave_off()
 
     def wait_for_lines(self, lease: Lease, channel: Channel) -> None:
-        """Let a lease have what comes until :meth:`stop_waiting`, for only one of those who listen has the wire."""
+        """Let a lease that knows its lines have them until :meth:`stop_waiting`.
+
+        Only one of those who listen has the wire; it gives them what it hears.
+        """
         with self._lock:
             self._waiting[lease] = None
             self._listen(channel)

@@ -167,6 +167,21 @@ async def test_function_that_hangs_keeps_nobody_waiting_once_it_was_revoked(port
         go_on.set()
 
 
+async def test_function_that_was_revoked_before_it_began_does_not_begin(port, monkeypatch):
+    steps, begun = [], []
+    with monkeypatch.context() as patch:
+        patch.setattr(port.wire.worker, "put", steps.append)
+        running = asyncio.create_task(port.transact_async(begun.append, owner="slow to begin", timeout=20.0))
+        while not steps:
+            await asyncio.sleep(0.001)
+        assert port.revoke("slow to begin")
+    port.wire.worker.put(steps[0])
+    with pytest.raises(GuardRevoked):
+        await running
+    assert begun == []
+    assert await port.query_async(b"Q1?\n", owner="next") == b"A1"
+
+
 async def test_revocation_in_the_moment_when_a_function_begins_leaves_no_task_waiting(port):
     for _ in range(50):
         async with port.acquire_async("revoked") as guard:

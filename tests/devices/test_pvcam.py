@@ -447,7 +447,8 @@ def fly(device, info, name="primary"):
 def test_v4_flies_through_many_frames(engine, documents, make):
     device = make("v4", "camera")
     info = TriggerInfo(number_of_events=40, livetime=0.005)
-    engine(bpp.stage_wrapper(fly(device, info), [device]))
+    with Bystander() as bystander:
+        engine(bpp.stage_wrapper(fly(device, info), [device]))
     descriptor = next(document for name, document in documents if name == "descriptor")
     assert set(descriptor["data_keys"]) == {f"camera_{column}" for column in ("image", *COLUMNS)}
     assert descriptor["configuration"]["camera"]["data"]["camera_exposure"] == 5
@@ -459,23 +460,32 @@ def test_v4_flies_through_many_frames(engine, documents, make):
     assert set(stops.values()) == {40}
     with h5py.File(image_file(documents)) as file:
         assert file["entry/data/data"].shape == (40, 100, 200)
-        assert list(np.diff(file["entry/frames/frame_number"])) == [1] * 39
+        # A machine that stands still loses some.
+        gaps = np.diff(file["entry/frames/frame_number"]) - 1
+        assert sum(gaps) == file["entry/frames/dropped_frames"][-1]
+        assert not any(gaps) or bystander.longest_stall_s > 0.02
 
 
 def test_v4_flies_on_external_edges_and_returns_to_its_mode(engine, documents, make, camera):
     device = make("v4", "camera")
-    done = threading.Event()
+    flying, done = threading.Event(), threading.Event()
 
     def pulse():
+        assert flying.wait(10)
         while not done.wait(0.01):
             camera.pulse()
 
+    # What comes before the kickoff would be counted, too.
+    engine.msg_hook = lambda message: flying.set() if message.command == "complete" else None
     pulsing = threading.Thread(target=pulse)
     pulsing.start()
     info = TriggerInfo(number_of_events=5, trigger=DetectorTrigger.EXTERNAL_EDGE, deadtime=0.001)
-    engine(bpp.stage_wrapper(fly(device, info), [device]))
-    done.set()
-    pulsing.join()
+    try:
+        engine(bpp.stage_wrapper(fly(device, info), [device]))
+    finally:
+        flying.set()
+        done.set()
+        pulsing.join()
     with h5py.File(image_file(documents)) as file:
         assert len(file["entry/data/data"]) == 5
         assert file.attrs["trigger_mode"] == "EDGE"
