@@ -188,7 +188,7 @@ class Deliveries(threading.Thread):
             for each in self._runs.values():
                 each.restart()
             if isinstance(error, httpx.TimeoutException):
-                self.server.restart(f"it left a request unanswered for {REPLY_TIMEOUT_S:.0f} s.")
+                self.server.restart(f"it left a request unanswered for {REPLY_TIMEOUT_S:g} s.")
             self._ending.wait(READY_POLL_S)
             return None
         except JournalCorrupt as error:

@@ -24,7 +24,7 @@ class FaultyServer:
     ``"forget"`` (say that it is done, and do nothing), or None.
     """
 
-    def __init__(self, url: str, fault: Callable[[str, str], Any] = lambda *_: None, hang_s: float = 2.0) -> None:
+    def __init__(self, url: str, fault: Callable[[str, str], Any] = lambda *_: None, hang_s: float = 2.5) -> None:
         self.fault = fault
         self.hang_s = hang_s
         self.faults: Counter[Any] = Counter()

@@ -44,7 +44,7 @@ def journal(data_dir):
 @pytest.fixture
 def deliveries(served, faulty, data_dir, journal, monkeypatch):
     """What the daemon does, in this process: deliveries to the faulty server, with less patience."""
-    monkeypatch.setattr(dispatch_module, "REPLY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(dispatch_module, "REPLY_TIMEOUT_S", 1.5)
     monkeypatch.setattr(dispatch_module, "LONGEST_REFUSAL_PAUSE_S", 0.3)
     monkeypatch.setattr("catalog.external.RETRY_INTERVAL_S", 0.2)
     monkeypatch.setattr("tiled.client.utils.TILED_RETRY_ATTEMPTS", 1)  # as the daemon has it
@@ -66,7 +66,7 @@ def state(deliveries):
 
 def assert_delivered(deliveries, served, uid):
     root = deliveries.directory.root
-    wait_until(lambda: find_journal(root, uid).suffix == ".gz", f"run {uid}", 30.0)
+    wait_until(lambda: find_journal(root, uid).suffix == ".gz", f"run {uid}")
     catalog = served.catalog()
     assert list(catalog).count(uid) == 1
     assert compare_run(root, catalog[uid]) == []
@@ -98,7 +98,7 @@ def test_a_server_that_reads_but_does_not_write_is_told(RE, deliveries, faulty, 
 def test_faults_of_every_kind_within_a_run_lose_and_double_nothing(RE, deliveries, faulty, journal, served, det):
     writes = iter(range(10**9))
     faults = {1: "lose", 3: "cut", 6: 503, 8: "hang", 10: "lose"}
-    faulty.hang_s, faulty.delay_s = 1.0, 0.01
+    faulty.hang_s, faulty.delay_s = 2.5, 0.01
     appends = iter(["forget"])  # of rows that the server says it has taken
 
     def fault(method, path):

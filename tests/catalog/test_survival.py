@@ -209,7 +209,7 @@ def test_the_life_of_a_catalog(RE, data_dir, det):
         RE.subscribe(session.journal)
         (uid,) = RE(count([det]))
         first = wait_until(lambda: CatalogState.read(session.directory), "the daemon")
-        wait_until(lambda: session.directory.delivered_journal_of(uid), "the run", 60.0)
+        wait_until(lambda: session.directory.delivered_journal_of(uid), "the run")
 
     def goes():
         state = CatalogState.read(session.directory)

@@ -34,7 +34,7 @@ def resources():
 
 @pytest.fixture
 def port(resources, instrument):
-    return resources.serial.get(instrument.path)
+    return resources.serial.get(instrument.path, late_reply_limit=5.0)
 
 
 @pytest.fixture
@@ -53,16 +53,17 @@ def RE(resources, documents):  # noqa: N802 - the name everybody uses
 
 
 def patient_reading(port, instrument, times=2):
-    """A device whose driver asks again after a timeout; without a planted fault there is time enough for a reply."""
+    """A device whose driver asks again after a timeout, by when a silent instrument has answered, too late."""
 
     def ask():
         for attempt in range(times):
-            faulty = attempt == 0 and (instrument.silent or instrument.delay)
             try:
-                return float(len(port.query(b"Q7?\n", owner="meter", timeout=0.02 if faulty else 10.0)))
+                return float(len(port.query(b"Q7?\n", owner="meter", timeout=0.02 if instrument.silent else 10.0)))
             except CommandTimeout:
                 if attempt == times - 1:
                     raise
+                instrument.silent = False
+                instrument.say(b"A7\n")
         return None
 
     return SynSignal(name="det", func=ask)
@@ -85,8 +86,7 @@ def lose_the_reply_of(port, instrument, points):
     taken = iter(range(1, 1000))
 
     def one_point(detectors):
-        late = next(taken) in points
-        instrument.delay = 0.05 if late else 0.0
+        instrument.silent = next(taken) in points
         yield from bps.trigger_and_read(detectors)
 
     return one_point
@@ -167,9 +167,8 @@ def test_each_of_several_open_runs_has_its_own_account(RE, port, instrument, doc
     @bpp.set_run_key_decorator("inner")
     @bpp.run_decorator(md={"which": "inner"})
     def inner():
-        instrument.delay = 0.05
+        instrument.silent = True
         yield from bps.trigger_and_read([det])
-        instrument.delay = 0.0
 
     result = RE(outer())
     assert len(result) == 2
@@ -184,9 +183,8 @@ def test_a_rewound_point_tells_its_trouble_once_for_each_number(RE, port, instru
     def plan():
         yield from bps.open_run()
         yield from bps.checkpoint()
-        instrument.delay = 0.05
+        instrument.silent = True
         yield from bps.trigger_and_read([det])
-        instrument.delay = 0.0
         if next(pauses, False):
             yield from bps.pause()
         yield from bps.checkpoint()
@@ -215,9 +213,8 @@ def test_what_a_monitor_says_takes_no_trouble_from_the_scan(RE, port, instrument
     det = patient_reading(port, instrument)
 
     def one_point(detectors):
-        instrument.delay = 0.05
+        instrument.silent = True
         yield from bps.trigger(det, wait=True)
-        instrument.delay = 0.0
         watched.put(2.0)
         yield from bps.create("primary")
         yield from bps.read(det)
