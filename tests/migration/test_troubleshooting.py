@@ -62,14 +62,14 @@ class Holder:
 
 def acquire_timeout(path: str, _: Path) -> None:
     with closing(SharedSerialPort(path)) as port:
-        waiting = threading.Thread(target=lambda: suppressed(lambda: enter(port.acquire("camera", timeout=0.6))))
-        with Holder(lambda: port.acquire("alignment script")):
-            waiting.start()
-            try:
+        waiting = threading.Thread(target=lambda: suppressed(lambda: enter(port.acquire("camera", timeout=20))))
+        try:
+            with Holder(lambda: port.acquire("alignment script")):
+                waiting.start()
                 wait_until(lambda: len(port.wire.arbiter))
                 enter(port.acquire("power", timeout=0.2))
-            finally:
-                waiting.join()
+        finally:
+            waiting.join()
 
 
 def command_timeout(path: str, _: Path) -> None:
