@@ -178,9 +178,8 @@ def test_entries_that_are_one_instrument_are_asked_once(
 def test_an_instrument_that_is_slower_than_its_simulator_is_told():
     slow = wire("meter", default_instrument("Newport1830C", latency_s=0.15))
     with SimulatorProcess(build_spec([slow])) as real:
-        (found,) = validate(
-            bench({"id": "power", "type": "Newport1830C", "serial_port": real.ports["meter"]}), readings=1
-        )
+        meter = {"id": "power", "type": "Newport1830C", "serial_port": real.ports["meter"], "timeout": 5.0}
+        (found,) = validate(bench(meter), readings=1)
     assert found.passed
     assert {"W?", "D?", "U?"} <= {difference.command for difference in found.differences}
     assert {difference.about for difference in found.differences} == {"time"}
