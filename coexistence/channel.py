@@ -118,6 +118,7 @@ class Channel:
         self._searcher: threading.Thread | None = None
         """The reopener while it has not found the hardware."""
         self._search_lock = threading.Lock()
+        self._commons: dict[Callable[[Channel], object], object] = {}
         transport.open()
         self._connected = self._ready = True
         wire.channels.append(self)
@@ -196,6 +197,20 @@ class Channel:
     def revoke(self, owner: str | None = None, reason: str = "it was revoked") -> bool:
         """End the present hold (of ``owner`` only, when given) and break off its exchange; tell if there was one."""
         return self._arbiter.revoke(owner, reason)
+
+    def common(self, make: Callable[[Channel], T]) -> T:
+        """Return what all users of this channel have in common, whoever they are: ``make(channel)``, made once.
+
+        Parameters
+        ----------
+        make
+            A class or function of the channel; each has one object here. Must not block, and may be called once more
+            than needed where several threads ask at the same time.
+        """
+        if make not in self._commons:
+            self._commons.setdefault(make, make(self))
+        common: T = self._commons[make]  # type: ignore[assignment]
+        return common
 
     # Exchanges
 

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 
 from coexistence.adoption.guards import LeaseGuard, ListeningGuard, StreamGuard, explained, whatever, whole_message
 from coexistence.adoption.inbox import Inbox
-from coexistence.adoption.lost_property import lost_property
+from coexistence.adoption.lost_property import LostProperty
 from coexistence.adoption.rules import LeaseRules
 from coexistence.adoption.turn import PAUSE_S, Turn
 from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
@@ -76,7 +76,7 @@ class Lease:
         self._messages = messages
         self._changed = inbox.changed
         self._thread: threading.Thread | None = None
-        self._lost_property = lost_property(channel)
+        self._lost_property = channel.common(LostProperty)
         self._closed = False
         self._turn: Turn | None = None
         self._listening: ListeningGuard | None = None
@@ -398,7 +398,7 @@ class Lease:
                 self.expecting = expecting
                 self._unanswered = turn
         if not answered and not self._closed:
-            self._lost_property.claim(self, self.channel, rules.longest)
+            self._lost_property.claim(self, rules.longest)
         if expecting:
             outcome = "timeout"
             if rules.accept is None:
@@ -440,7 +440,7 @@ class Lease:
                 return
             self._queued_listening = guard
         if self.rules.accept is not None:
-            self._lost_property.wait_for_lines(self, self.channel)
+            self._lost_property.wait_for_lines(self)
         try:
             with guard:
                 self._listening = guard
@@ -465,8 +465,8 @@ class Lease:
         if not data:
             return
         terminator = self.channel.terminator
-        if terminator and self.rules.accept is None and self._lost_property.others_listen(self, self.channel):
-            self._lost_property.claim(self, self.channel, self.rules.longest)
+        if terminator and self.rules.accept is None and self._lost_property.others_listen(self):
+            self._lost_property.claim(self, self.rules.longest)
             while not data.endswith(terminator):
                 more = guard.receive(whatever, perf_counter() + PAUSE_S)
                 if not more:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from coexistence.channel import Channel
 
@@ -15,19 +14,23 @@ if TYPE_CHECKING:
 
 
 class LostProperty:
-    """Gives a channel's stray lines to the leases that ended without an answer, and to those that wait for lines."""
+    """Gives a channel's stray lines to the leases that ended without an answer, and to those that wait for lines.
 
-    def __init__(self) -> None:
+    There is one for all leases of a channel.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
         self._lock = threading.Lock()
         self._claims: dict[Lease, float] = {}
         self._waiting: dict[Lease, None] = {}
         self._stop_listening: Callable[[], None] | None = None
 
-    def claim(self, lease: Lease, channel: Channel, limit: float) -> None:
+    def claim(self, lease: Lease, limit: float) -> None:
         """Let a lease have what comes within ``limit`` seconds."""
         with self._lock:
             self._claims[lease] = perf_counter() + limit
-            self._listen(channel)
+            self._listen()
 
     def give_up(self, lease: Lease) -> None:
         """End a lease's claim."""
@@ -35,14 +38,14 @@ class LostProperty:
             self._claims.pop(lease, None)
             self._leave_off()
 
-    def wait_for_lines(self, lease: Lease, channel: Channel) -> None:
+    def wait_for_lines(self, lease: Lease) -> None:
         """Let a lease that knows its lines have them until :meth:`stop_waiting`.
 
         Only one of those who listen has the wire; it gives them what it hears.
         """
         with self._lock:
             self._waiting[lease] = None
-            self._listen(channel)
+            self._listen()
 
     def stop_waiting(self, lease: Lease) -> None:
         """End what :meth:`wait_for_lines` began."""
@@ -50,9 +53,9 @@ class LostProperty:
             self._waiting.pop(lease, None)
             self._leave_off()
 
-    def _listen(self, channel: Channel) -> None:
+    def _listen(self) -> None:
         if self._stop_listening is None:
-            self._stop_listening = channel.add_stray_listener(self._offer)
+            self._stop_listening = self._channel.add_stray_listener(self._offer)
 
     def _leave_off(self) -> None:
         if not self._claims and not self._waiting and self._stop_listening is not None:
@@ -69,9 +72,9 @@ class LostProperty:
         claims = [lease for lease, until in tuple(self._claims.items()) if until > now]
         return claims + [lease for lease in tuple(self._waiting) if lease not in claims]
 
-    def others_listen(self, lease: Lease, channel: Channel) -> bool:
+    def others_listen(self, lease: Lease) -> bool:
         """Whether a line that nobody asked for may be for anybody but this lease."""
-        if len(channel._stray_listeners) > (self._stop_listening is not None):
+        if len(self._channel._stray_listeners) > (self._stop_listening is not None):
             return True
         return any(other is not lease for other in self._open())
 
@@ -85,12 +88,3 @@ def _urgency(lease: Lease) -> tuple[bool, bool]:
     """Sort those who wait in a read first, then those who did when their lease ended."""
     return not lease.inbox.waiting, not lease.expecting
 
-
-_offices: WeakKeyDictionary[Channel, LostProperty] = WeakKeyDictionary()
-_offices_lock = threading.Lock()
-
-
-def lost_property(channel: Channel) -> LostProperty:
-    """Return the channel's one office for stray lines."""
-    with _offices_lock:
-        return _offices.setdefault(channel, LostProperty())
