@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
-from coexistence import Connection, Guard, Rank
+from coexistence import Channel, Connection, Guard, Rank
 from devices.protocols.conversation import Answer, Ask, Conversation, Stamped
-from devices.protocols.errors import NotReady, ProtocolError, WrongInstrument
+from devices.protocols.errors import InstrumentFault, NotReady, ProtocolError, WrongInstrument
 from devices.protocols.field import Field
 
 T = TypeVar("T")
 V = TypeVar("V", bool, int, float, str)
+
+logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.02
 _LEFTOVERS_S = 0.1
@@ -44,6 +47,12 @@ def converse(guard: Guard, conversation: Conversation[T], timeout: float | None 
         conversation.close()
 
 
+def tell_unheard(error: BaseException | None) -> None:
+    """Log what an instrument had against something that nobody waits for any more: it tells each error only once."""
+    if isinstance(error, InstrumentFault):
+        logger.warning("%s Nobody waited for the end of this any more.", error)
+
+
 class Dialogue:
     """Talks to one instrument over one connection.
 
@@ -59,12 +68,30 @@ class Dialogue:
     timeout_s
         Time for each conversation, waiting in line included, for instruments that are slower than the connection's
         default.
+    join
+        Called with the wire before each conversation, for protocols that have something in common with all who talk
+        to the instrument.
     """
 
-    def __init__(self, connection: Connection, *, patience_s: float = 5.0, timeout_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        patience_s: float = 5.0,
+        timeout_s: float = 0.0,
+        join: Callable[[Channel], None] | None = None,
+    ) -> None:
         self.connection = connection
+        self._join = join
         self.patience_s = patience_s
         self.timeout_s = max(timeout_s, connection.timeout)
+
+    @classmethod
+    def in_terms_of(cls, protocol: Any, connection: Connection) -> Self:
+        """Return a dialogue with the time that a protocol's instrument needs, and with what it has in common."""
+        return cls(
+            connection, timeout_s=getattr(protocol, "reply_timeout_s", 0.0), join=getattr(protocol, "join", None)
+        )
 
     def hold(
         self,
@@ -88,7 +115,7 @@ class Dialogue:
         while True:
             try:
                 return self.connection.transact(
-                    lambda guard: converse(guard, begin(), exchange), timeout=total, rank=rank
+                    lambda guard: self._converse(guard, begin, exchange), timeout=total, rank=rank
                 )
             except ProtocolError as error:
                 self._raise_unless_worth_asking_again(error, deadline)
@@ -157,19 +184,28 @@ class Dialogue:
         """Hold a conversation on the wire's worker; raises the same as :meth:`hold`.
 
         Cancelled while it waits in line, nothing is sent; cancelled later, the exchange under way ends on the wire by
-        itself and its result is dropped.
+        itself and its result is dropped; what the instrument has taken out of its error queue for it is logged.
         """
         deadline = time.monotonic() + self.patience_s
         exchange = timeout or self.connection.timeout
         total = timeout or self.timeout_s
         while True:
+            last_word = _LastWord(self.connection)
             try:
                 return await self.connection.transact_async(
-                    lambda guard: converse(guard, begin(), exchange), timeout=total, rank=rank
+                    last_word.of(lambda guard: self._converse(guard, begin, exchange)), timeout=total, rank=rank
                 )
+            except asyncio.CancelledError:
+                last_word.is_unheard()
+                raise
             except ProtocolError as error:
                 self._raise_unless_worth_asking_again(error, deadline)
             await asyncio.sleep(_ASK_AGAIN_S)
+
+    def _converse(self, guard: Guard, begin: Callable[[], Conversation[T]], timeout: float) -> T:
+        if self._join is not None:
+            self._join(self.connection.wire)
+        return converse(guard, begin(), timeout)
 
     def _raise_unless_worth_asking_again(self, error: ProtocolError, deadline: float) -> None:
         if isinstance(error, NotReady) and time.monotonic() < deadline:
@@ -181,3 +217,36 @@ class Dialogue:
             raise AttributeError(f"{field.name} of {field.instrument} cannot be set")
         with self.naming():
             return field.put, field.check(value)
+
+
+class _LastWord:
+    """Sees to it that an error is logged where its conversation ends after the one who began it has gone."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._faults: list[InstrumentFault] = []
+        self._unheard = False
+
+    def of(self, conversation: Callable[[Guard], T]) -> Callable[[Guard], T]:
+        """Return the conversation, for the wire's worker to hold."""
+
+        def listen(guard: Guard) -> T:
+            try:
+                return conversation(guard)
+            except InstrumentFault as fault:
+                self._faults.append(fault)
+                self._tell()
+                raise
+
+        return listen
+
+    def is_unheard(self) -> None:
+        """Take note, on the event loop, that nobody waits any more."""
+        self._unheard = True
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._unheard:
+            return
+        with contextlib.suppress(IndexError):  # the other thread has told it
+            tell_unheard(self._faults.pop().located(self._connection.owner, self._connection.description))

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from coexistence.errors import CoexistenceError
 from devices import registry
 from devices.cameras import PvcamCamera
-from devices.protocols import elliptec, esp300, maitai, newport_1830c, numbers, scpi
+from devices.protocols import elliptec, esp300, esp300_errors, maitai, newport_1830c, numbers, scpi
 from devices.protocols.conversation import Answer, Ask, Conversation, Say, Stamped, Step
 from devices.protocols.errors import InstrumentFault
 from devices.protocols.field import Fields
@@ -172,7 +172,7 @@ def _esp300(protocol: esp300.Esp300Protocol) -> Iterator[Question]:
             code = yield from protocol.ask("TE?", "an error code", numbers.integer)
             if code.value == 0:
                 break
-            found.append(f"{code.value}: {esp300.error_text(code.value)}")
+            found.append(f"{code.value}: {esp300_errors.error_text(code.value)}")
         return found
 
     def of_axes() -> Iterator[Question]:

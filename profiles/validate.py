@@ -247,7 +247,7 @@ def _interview_on_wire(instrument: InstrumentConfig, connection: Connection, rep
         return
     script = questions(instrument.type, instrument.options)
     chosen: Any = registry.check_options(instrument.type, instrument.options)
-    dialogue = Dialogue(connection, timeout_s=getattr(chosen.protocol(), "reply_timeout_s", 0.0))
+    dialogue = Dialogue.in_terms_of(chosen.protocol(), connection)
 
     def hold(question: Question) -> Any:
         def begin() -> Conversation[Any]:

@@ -7,7 +7,6 @@ share.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from devices.protocols.errors import (
     ValueRefused,
     WrongInstrument,
 )
+from devices.protocols.esp300_errors import ErrorLedger, SharedWire, error_text
 from devices.protocols.field import Field, Fields
 from devices.protocols.motion import MotionState
 
@@ -61,33 +61,6 @@ TOLERANCES = {
 }
 """By units, how far from its target a motion may end unless told otherwise: 5 um, or 0.005 deg."""
 
-GENERAL_ERRORS = {
-    1: "communication timeout",
-    4: "emergency stop",
-    6: "no such command",
-    7: "parameter out of range",
-    8: "interlock",
-    9: "axis out of range",
-    27: "not allowed now",
-    37: "axis missing",
-    38: "parameter missing",
-}
-AXIS_ERRORS = {
-    1: "parameter out of range",
-    2: "amplifier fault",
-    3: "following error",
-    4: "plus hardware limit",
-    5: "minus hardware limit",
-    6: "plus software limit",
-    7: "minus software limit",
-    8: "not connected",
-    9: "feedback fault",
-    10: "above maximum velocity",
-    11: "above maximum acceleration",
-    13: "motor not enabled",
-    20: "homing aborted",
-    30: "not allowed while homing",
-}
 HOME_MODES = (0, 1, 2, 3, 4, 5, 6)
 
 _QUEUE_LENGTH = 20
@@ -99,14 +72,6 @@ R = TypeVar("R")
 def encode(command: str) -> bytes:
     """Return the bytes of one command."""
     return command.encode("ascii") + b"\r"
-
-
-def error_text(code: int) -> str:
-    """Return what an error code means, with the axis when it is about one."""
-    axis, number = divmod(code, 100)
-    if axis:
-        return f"axis {axis}: {AXIS_ERRORS.get(number, 'unknown error')}"
-    return GENERAL_ERRORS.get(code, "unknown error")
 
 
 class Esp300Protocol:
@@ -139,10 +104,14 @@ class Esp300Protocol:
         self.fields = Fields(
             Field(name="version", datatype=str, command="VE?", instrument=INSTRUMENT, get=self._version)
         )
-        self._pending: defaultdict[int, list[int]] = defaultdict(list)
+        self.errors = ErrorLedger()
         self.axes = {
             number: Esp300Axis(self, number, (units or {}).get(number), tolerance, home_mode) for number in axes
         }
+
+    def join(self, wire: SharedWire) -> None:
+        """Have one account of errors with all others who talk to the controller on this wire."""
+        self.errors = wire.common(ErrorLedger)
 
     def identify(self) -> Conversation[str]:
         """Check that an ESP300 answers and return its version.
@@ -164,37 +133,50 @@ class Esp300Protocol:
     def abort(self) -> Conversation[None]:
         """Stop all axes at once."""
         yield Say(encode("AB"))
+        self.errors.stop_all()
 
-    def clear_errors(self, axis: int) -> Conversation[None]:
-        """Empty the error queue: what is in it before a command to an axis is not about that command.
+    def command(self, axis: Esp300Axis, command: bytes, *, starts: bool = False) -> Conversation[None]:
+        """Send a command to an axis, and raise what the error queue then says about it.
 
-        What is about other axes is kept for them, which may be moving.
-        """
-        yield from self._collect_errors()
-        self._pending.pop(0, None)
-        self._pending.pop(axis, None)
-
-    def check_errors(self, axis: int, command: bytes) -> Conversation[None]:
-        """Raise what the error queue says about this axis or about the command; keep what is about other axes.
+        What is in the queue before, or is about the motion of an axis, is given to whose motion that is.
 
         Raises
         ------
         InstrumentFault
             With the code, the axis and the text.
         """
-        yield from self._collect_errors()
-        own = self._pending.pop(0, []) + self._pending.pop(axis, [])
-        if own:
-            raise InstrumentFault(
-                own[0], "; ".join(error_text(code) for code in own), instrument=INSTRUMENT, command=command
-            )
+        yield from self._collect_errors(self.errors.keep)
+        yield Say(command)
+        own: list[int] = []
 
-    def _collect_errors(self) -> Conversation[None]:
+        def sort(code: int) -> None:
+            if self.errors.sort(code, axis.number, starts=starts):
+                own.append(code)
+
+        try:
+            yield from self._collect_errors(sort)
+        except BaseException:
+            self.errors.disown(own)
+            raise
+        _raise_errors(own, command)
+
+    def end_motion(self, axis: Esp300Axis, command: bytes) -> Conversation[None]:
+        """Raise what the error queue says about a motion that has ended; give to others what is about theirs.
+
+        Raises
+        ------
+        InstrumentFault
+            With the code, the axis and the text.
+        """
+        yield from self._collect_errors(self.errors.keep)
+        _raise_errors(self.errors.end_motion(axis.number, axis), command)
+
+    def _collect_errors(self, sort: Callable[[int], None]) -> Conversation[None]:
         for _ in range(_QUEUE_LENGTH):
             code = yield from self.ask("TE?", "an error code", numbers.integer)
             if code.value == 0:
                 return
-            self._pending[code.value // 100].append(code.value)
+            sort(code.value)
 
     def _version(self) -> Conversation[Stamped[str]]:
         answer = yield Ask(encode("VE?"), repeatable=True)
@@ -253,6 +235,10 @@ class Esp300Axis:
         """The controller's software limits."""
         return self._limits
 
+    def join(self, wire: SharedWire) -> None:
+        """As :meth:`Esp300Protocol.join`."""
+        self._controller.join(wire)
+
     def identify(self) -> Conversation[str]:
         """Learn units and software limits of the axis, and return its stage.
 
@@ -291,7 +277,7 @@ class Esp300Axis:
         InstrumentFault
             When the controller refuses it.
         """
-        yield from self._command(f"PA{_text(self.check_target(position))}")
+        yield from self._start(f"PA{_text(self.check_target(position))}")
 
     def start_home(self, mode: int | None = None) -> Conversation[None]:
         """Start searching the home position.
@@ -304,7 +290,7 @@ class Esp300Axis:
         chosen = self.home_mode if mode is None else mode
         if chosen not in HOME_MODES:
             raise ValueRefused("home mode", chosen, "0 to 6", instrument=self.instrument)
-        yield from self._command(f"OR{chosen}")
+        yield from self._start(f"OR{chosen}")
 
     def ask_motion(self) -> Conversation[MotionState]:
         """Ask whether the axis moves and where it is."""
@@ -315,7 +301,7 @@ class Esp300Axis:
     def end_motion(self, target: float | None) -> Conversation[None]:
         """Check the error queue, and that the axis stands on its target."""
         command = encode(f"{self.number}PA{_text(target)}" if target is not None else f"{self.number}OR")
-        yield from self._controller.check_errors(self.number, command)
+        yield from self._controller.end_motion(self, command)
         if target is None:
             return
         position = yield from self._ask("TP", "a position", numbers.decimal)
@@ -325,12 +311,14 @@ class Esp300Axis:
     def stop(self) -> Conversation[None]:
         """Stop this axis with its deceleration."""
         yield Say(encode(f"{self.number}ST"))
+        self._controller.errors.stop_motion(self.number)
+
+    def _start(self, command: str) -> Conversation[None]:
+        yield from self._controller.command(self, encode(f"{self.number}{command}"), starts=True)
+        self._controller.errors.begin_motion(self.number, self)
 
     def _command(self, command: str) -> Conversation[None]:
-        sent = encode(f"{self.number}{command}")
-        yield from self._controller.clear_errors(self.number)
-        yield Say(sent)
-        yield from self._controller.check_errors(self.number, sent)
+        yield from self._controller.command(self, encode(f"{self.number}{command}"))
 
     def _ask(self, command: str, expected: str, convert: Callable[[bytes], R]) -> Conversation[Stamped[R]]:
         return (yield from self._controller.ask(f"{self.number}{command}", expected, convert))
@@ -431,6 +419,14 @@ class Esp300Axis:
                 put=self._enable,
             ),
             Field(name="stage", datatype=str, command=f"{number}ID?", instrument=self.instrument, get=self._stage),
+        )
+
+
+def _raise_errors(codes: list[int], command: bytes) -> None:
+    """Raise InstrumentFault with the first code and the text of all, when there are any."""
+    if codes:
+        raise InstrumentFault(
+            codes[0], "; ".join(error_text(code) for code in codes), instrument=INSTRUMENT, command=command
         )
 
 

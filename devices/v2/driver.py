@@ -44,7 +44,7 @@ class BlockingDriver(Generic[ProtocolT]):
     def __init__(self, connection: Connection, protocol: ProtocolT) -> None:
         self.connection = connection
         self.protocol = protocol
-        self.dialogue = Dialogue(connection, timeout_s=getattr(protocol, "reply_timeout_s", 0.0))
+        self.dialogue = Dialogue.in_terms_of(protocol, connection)
         self.identity = ""
         self._remove_reconnect_step: Callable[[], None] | None = None
 

@@ -15,6 +15,7 @@ from ophyd import Kind
 from ophyd.positioner import PositionerBase
 from ophyd.status import DeviceStatus, MoveStatus
 
+from devices.dialogue import tell_unheard
 from devices.errors import STOP_PATIENCE_S, MoveStopped, is_unsent
 from devices.protocols.conversation import Stamped
 from devices.protocols.errors import NotOnTarget
@@ -269,6 +270,7 @@ class LegacyPositioner(LegacyDevice, PositionerBase):
                 self._motion = None
         if motion.halt.is_set():
             # A halted motion ends the way the one who halted it asked for, whatever the driver made of it.
+            tell_unheard(error)
             error = None if motion.halt_is_success else MoveStopped(self.name, motion.target, motion.halt_reason)
         self._moving = False
         if error is None:

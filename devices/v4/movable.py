@@ -21,6 +21,7 @@ from ophyd_async.core import (
 )
 
 from coexistence import CoexistenceError
+from devices.dialogue import tell_unheard
 from devices.errors import STOP_PATIENCE_S, MoveStopped, MoveTimedOut, is_unsent
 from devices.protocols.errors import ProtocolError
 
@@ -67,8 +68,13 @@ class _Motion:
         task = self.task
         if task is None:
             return False
-        # Looking at the exception also keeps asyncio from complaining that nobody did.
-        return not task.done() or task.cancelled() or task.exception() is not None
+        return not task.done() or task.cancelled() or self.fault is not None
+
+    @property
+    def fault(self) -> BaseException | None:
+        """What made it fail, if it has ended so; looking also keeps asyncio from complaining that nobody did."""
+        task = self.task
+        return None if task is None or not task.done() or task.cancelled() else task.exception()
 
 
 class WireMovable(StandardMovable[float]):
@@ -157,6 +163,8 @@ class WireMovable(StandardMovable[float]):
         finally:
             if self._motion is motion:
                 self._motion = None
+            if motion.stopped_with is not None:
+                tell_unheard(motion.fault)
             if motion.failed and motion.stopped_with is None and motion.task is not None:
                 motion.task.cancel()
                 self._halt_in_background()

@@ -248,7 +248,7 @@ class WireDeviceConnector(DeviceConnector):
     ) -> None:
         self.connection = connection
         self.protocol = protocol
-        self.dialogue = Dialogue(connection, timeout_s=getattr(protocol, "reply_timeout_s", 0.0))
+        self.dialogue = Dialogue.in_terms_of(protocol, connection)
         self.poll_period_s = poll_period_s
         self.identity = ""
         self._begin = begin

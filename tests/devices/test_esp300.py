@@ -1,5 +1,6 @@
 """The ESP300 of both generations on a byte-level simulator."""
 
+import asyncio
 import time
 
 import bluesky.plan_stubs as bps
@@ -171,6 +172,88 @@ def test_loop_stays_alive_while_both_generations_move(engine, connection, keeps_
         yield from bps.mv(old.axis[1], 0, new.axis[2], 0)
 
     keeps_loop_alive(lambda: engine(plan()))
+
+
+@pytest.fixture
+def both(generation, connection, bench, engine):
+    """A controller in both generations, of which one has the error and the other finds it."""
+    mine = make(generation, connection, "mine")
+    other = make({"v2": "v4", "v4": "v2"}[generation], connection, "other")
+    yield mine, other
+    bench.clear_faults()
+    engine(bps.mv(mine.axis[1], 0, mine.axis[2].velocity, 4.0))
+
+
+def said_of_errors(caplog):
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_error_is_told_to_the_generation_whose_motion_it_is_about_and_to_no_other(bench, engine, both, caplog):
+    mine, other = both
+
+    def plan():
+        yield from bps.abs_set(mine.axis[1], 20, group="motion")
+        while not truth(bench, 1)["moving"]:
+            yield from bps.sleep(0.01)
+        bench.fault("stage", "error", code=103)
+        yield from bps.mv(other.axis[2].velocity, 6.0)  # which finds the error
+        yield from bps.wait("motion")
+
+    with pytest.raises(FailedStatus) as caught:
+        engine(plan())
+    assert isinstance(cause(caught), InstrumentFault)
+    assert str(cause(caught)).startswith("mine (")
+    assert "error 103 after '1PA20': axis 1: following error" in str(cause(caught))
+    assert bench.truth()["instruments"]["stage"]["errors"] == []
+    engine(bps.mv(mine.axis[1], 0.5))  # it was told once
+    assert not said_of_errors(caplog)
+
+
+def test_each_generation_gets_its_own_error_where_both_have_one(bench, engine, both, caplog):
+    mine, other = both
+    engine(bps.mv(other.axis[3].enabled, False))
+
+    def plan():
+        yield from bps.abs_set(mine.axis[1], 40, group="motion")
+        while not truth(bench, 1)["moving"]:
+            yield from bps.sleep(0.01)
+        bench.fault("stage", "error", code=103)
+        yield from bps.mv(other.axis[3], 1)
+
+    with pytest.raises(FailedStatus) as caught:
+        engine(plan())
+    assert str(cause(caught)).startswith("other (")
+    assert "axis 3: motor not enabled" in str(cause(caught))
+    assert "103" not in str(cause(caught))
+    engine(bps.mv(other.axis[3].enabled, True))
+    # The engine has stopped the motion whose error it was, so that it is told to whoever reads the log.
+    mentions = [said for said in said_of_errors(caplog) if "following error" in said]
+    assert len(mentions) == 1
+
+
+def test_error_that_is_nobodys_is_logged_with_axis_wire_and_text(bench, engine, both, caplog, wire):
+    mine, other = both
+    bench.fault("stage", "error", code=203)
+    engine(bps.mv(mine.axis[1], 0.1, other.axis[3], 0.1))
+    said = [said for said in said_of_errors(caplog) if "203" in said]
+    assert len(said) == 1
+    assert f"on {wire('stage').name} had error 203 in its queue, axis 2: following error" in said[0]
+
+
+async def test_error_of_a_setting_that_was_cancelled_is_logged(bench, connection, caplog, wire, wait_for):
+    stage = devices.v4.ESP300(connection("stage", "stage"), name="stage")
+    await stage.connect()
+    bench.fault("stage", "late", delay_s=1.0)
+    setting = asyncio.ensure_future(stage.axis[1].velocity.set(600.0))
+    sent = len(wire("stage").log)
+    while wire("stage").is_available and len(wire("stage").log) == sent:
+        await asyncio.sleep(0.001)
+    setting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await setting
+    await asyncio.to_thread(wait_for, lambda: said_of_errors(caplog))
+    assert "stage (" in said_of_errors(caplog)[0]
+    assert "axis 1: above maximum velocity" in said_of_errors(caplog)[0]
 
 
 def test_only_the_axes_of_the_options_exist(bench, generation, connection, engine):

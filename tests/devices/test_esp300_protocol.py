@@ -5,7 +5,7 @@ from conversation_table import flood, hold
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devices.protocols import esp300
+from devices.protocols import esp300, esp300_errors
 from devices.protocols.conversation import Answer
 from devices.protocols.errors import (
     InstrumentFault,
@@ -18,6 +18,8 @@ from devices.protocols.errors import (
 )
 
 NO_ERROR = (b"TE?\r", b"0")
+ERROR_104 = (b"TE?\r", b"104")
+ERROR_204 = (b"TE?\r", b"204")
 
 
 def axis(number: int = 1, unit_code: bytes = b"2", **options) -> esp300.Esp300Axis:
@@ -31,6 +33,35 @@ def axis(number: int = 1, unit_code: bytes = b"2", **options) -> esp300.Esp300Ax
         (prefix + b"ID?\r", b"UTM50PP.1, SN B0117"),
     )
     return found
+
+
+class Wire:
+    """What the two users of one controller have in common."""
+
+    name = "/dev/ttyUSB2"
+
+    def __init__(self):
+        self.commons = {}
+
+    def common(self, make):
+        if make not in self.commons:
+            self.commons[make] = make(self)
+        return self.commons[make]
+
+
+def two_users(number: int, other: int | None = None) -> tuple[esp300.Esp300Axis, esp300.Esp300Axis]:
+    """Return an axis, and the same or another as somebody else has it."""
+    wire = Wire()
+    users = axis(number), axis(number if other is None else other)
+    for user in users:
+        user.join(wire)
+    return users
+
+
+def warnings(caplog) -> list[str]:
+    """Return code and text of the errors that nobody was told about."""
+    said = [record.args for record in caplog.records if record.levelname == "WARNING"]
+    return [f"{code} {text}" for _, code, text in said]
 
 
 def test_version_tells_an_esp300_from_other_instruments():
@@ -65,24 +96,92 @@ def test_move_is_checked_against_the_error_queue():
     assert caught.value.code == 106
 
 
-def test_errors_from_before_a_command_are_not_taken_for_its_own():
+def test_errors_from_before_a_command_are_not_taken_for_its_own_and_not_lost(caplog):
     hold(axis().start_move(1.0), (b"TE?\r", b"104"), (b"TE?\r", b"6"), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    assert warnings(caplog) == ["104 axis 1: plus hardware limit", "6 no such command"]
 
 
-def test_error_of_another_axis_is_kept_for_it():
-    controller = esp300.Esp300Protocol(axes=(1, 2))
-    hold(controller.check_errors(1, b"1PA1\r"), (b"TE?\r", b"203"), NO_ERROR)
-    with pytest.raises(InstrumentFault, match="axis 2: following error"):
-        hold(controller.check_errors(2, b"2PA1\r"), NO_ERROR)
-
-
-def test_error_of_an_axis_that_moves_outlives_a_command_to_another_one():
+def test_error_of_an_axis_that_moves_outlives_a_command_to_another_one(caplog):
     axes = esp300.Esp300Protocol(axes=(1, 2)).axes
     hold(axes[2].start_home(), NO_ERROR, (b"2OR1\r", None), NO_ERROR)
-    hold(axes[1].start_move(1.0), (b"TE?\r", b"204"), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    hold(axes[1].fields["enabled"].put(True), ERROR_204, NO_ERROR, (b"1MO\r", None), NO_ERROR, (b"1MO?\r", b"1"))
     with pytest.raises(InstrumentFault, match="error 204 after '2OR': axis 2: plus hardware limit"):
         hold(axes[2].end_motion(None), NO_ERROR)
     hold(axes[2].end_motion(None), NO_ERROR)
+    assert not warnings(caplog)
+
+
+def test_error_is_its_whose_motion_it_ended_whoever_finds_it(caplog):
+    old, new = two_users(1)
+    hold(old.start_move(1.0), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    with pytest.raises(InstrumentFault) as caught:
+        hold(
+            new.fields["velocity"].put(99.0),
+            NO_ERROR,
+            (b"1VA99\r", None),
+            (b"TE?\r", b"110"),
+            (b"TE?\r", b"104"),
+            NO_ERROR,
+        )
+    assert str(caught.value).endswith("error 110 after '1VA99': axis 1: above maximum velocity.")
+    with pytest.raises(InstrumentFault, match="error 104 after '1PA1': axis 1: plus hardware limit"):
+        hold(old.end_motion(1.0), NO_ERROR)
+    assert not warnings(caplog)
+
+
+def test_motion_that_replaces_anothers_has_the_errors_from_then_on():
+    old, new = two_users(1)
+    hold(old.start_move(1.0), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    hold(new.start_move(2.0), (b"TE?\r", b"103"), NO_ERROR, (b"1PA2\r", None), NO_ERROR)
+    with pytest.raises(InstrumentFault, match="following error"):
+        hold(old.end_motion(1.0), (b"TE?\r", b"104"), NO_ERROR)
+    with pytest.raises(InstrumentFault, match="plus hardware limit"):
+        hold(new.end_motion(2.0), NO_ERROR)
+
+
+def test_motion_goes_on_for_who_began_it_where_another_one_was_refused():
+    old, new = two_users(1)
+    hold(old.start_move(1.0), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    with pytest.raises(InstrumentFault, match="plus software limit"):
+        hold(new.start_move(2.0), NO_ERROR, (b"1PA2\r", None), (b"TE?\r", b"106"), NO_ERROR)
+    hold(new.fields["enabled"].put(True), ERROR_104, NO_ERROR, (b"1MO\r", None), NO_ERROR, (b"1MO?\r", b"1"))
+    with pytest.raises(InstrumentFault, match="plus hardware limit"):
+        hold(old.end_motion(1.0), NO_ERROR)
+
+
+def test_emergency_stop_is_told_to_all_whose_motion_it_ended(caplog):
+    old, new = two_users(1, 2)
+    hold(old.start_move(1.0), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    hold(new.start_move(2.0), NO_ERROR, (b"2PA2\r", None), NO_ERROR)
+    with pytest.raises(InstrumentFault, match="error 4 after '1PA1': emergency stop"):
+        hold(old.end_motion(1.0), (b"TE?\r", b"4"), NO_ERROR)
+    with pytest.raises(InstrumentFault, match="error 4 after '2PA2': emergency stop"):
+        hold(new.end_motion(2.0), NO_ERROR)
+    assert not warnings(caplog)
+
+
+@pytest.mark.parametrize("stop", ["axis", "all"])
+def test_errors_of_a_motion_that_was_stopped_are_not_lost(caplog, stop):
+    old, new = two_users(1)
+    hold(old.start_move(1.0), NO_ERROR, (b"1PA1\r", None), NO_ERROR)
+    hold(new.fields["enabled"].put(True), ERROR_104, NO_ERROR, (b"1MO\r", None), NO_ERROR, (b"1MO?\r", b"1"))
+    if stop == "axis":
+        hold(new.stop(), (b"1ST\r", None))
+    else:
+        controller = esp300.Esp300Protocol()
+        controller.errors = new._controller.errors
+        hold(controller.abort(), (b"AB\r", None))
+    assert warnings(caplog) == ["104 axis 1: plus hardware limit"]
+    hold(new.end_motion(1.0), ERROR_104, NO_ERROR, (b"1TP\r", b"1"))
+    assert warnings(caplog) == ["104 axis 1: plus hardware limit"] * 2
+
+
+def test_errors_that_were_taken_out_before_the_line_broke_are_not_lost(caplog):
+    setting = axis().fields["velocity"].put(99.0)
+    for reply in (None, b"0", None, b"110"):
+        setting.send(None if reply is None else Answer(reply, 0.0))
+    setting.close()
+    assert warnings(caplog) == ["110 axis 1: above maximum velocity"]
 
 
 def test_motion_state_is_asked_and_understood_the_right_way_round():
@@ -159,7 +258,7 @@ def test_motor_is_switched_on_and_off():
     ],
 )
 def test_error_codes_have_a_text(code, text):
-    assert esp300.error_text(code) == text
+    assert esp300_errors.error_text(code) == text
 
 
 def test_axis_that_does_not_exist_is_refused():
