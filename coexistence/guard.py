@@ -238,6 +238,8 @@ class Job(Guard, Generic[T]):
         self._channel.wire.worker.put(self._run)
 
     def _run(self) -> None:
+        if self._begun:
+            return  # a signal broke into the granting, and it was done again
         outcome: tuple[Any, BaseException | None] = (None, None)
         self._begun = True
         assert self.mailbox is not None

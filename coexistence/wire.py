@@ -197,13 +197,14 @@ class Wire:
         loop = asyncio.get_running_loop()
         mailbox = self.arbiter.mailbox(loop)
         future: asyncio.Future[tuple[T, BaseException | None]] = loop.create_future()
-        guard.begin_operation(revocable=True)
         step = _GuardStep(guard, function, mailbox, future)
-        self.worker.put(step)
+        guard.begin_operation(revocable=True)
         try:
+            self.worker.put(step)
             value, error = await future
         except BaseException:
             step.abandoned = True
+            self.worker.put(step)  # it ends the operation, also where a signal struck before it was put there
             raise
         if error is not None:
             raise error
@@ -247,12 +248,14 @@ def resolve(resolution: tuple[asyncio.Future[Any], tuple[Any, BaseException | No
 class Worker:
     """The one thread that serves a wire's event loops; started when first needed.
 
-    A thread whose work was revoked is left to it, and another takes its place.
+    A thread whose work was revoked is left to it, and another takes its place. What there is to do stays in its order
+    meanwhile: it lies in one line, and the threads wait for wake-ups, of which any is as good as another.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._steps: deque[Callable[[], None]] = deque()
+        self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._generation = 0
@@ -273,9 +276,10 @@ class Worker:
                     self._thread = thread
         return thread
 
-    def put(self, step: Callable[[], None] | None) -> None:
+    def put(self, step: Callable[[], None]) -> None:
         """Have the thread call ``step()`` after what it was given before."""
-        self._queue.put(step)
+        self._steps.append(step)
+        self._wake_ups.put(None)
         if self._thread is None:
             _ = self.thread
 
@@ -284,24 +288,26 @@ class Worker:
         with self._starting:
             self._generation += 1
             self._thread = None
-        if not self._queue.empty():
+        if self._steps:
             _ = self.thread
 
     def _run(self, generation: int) -> None:
-        get = self._queue.get
-        while generation == self._generation:
-            step = get()
-            if generation != self._generation:
-                self.put(step)  # for the thread that has taken this one's place
-                return
-            if step is None:
-                self._queue.put(None)  # for one whose place was taken while it had nothing to do
-                return
-            try:
-                step()
-            except BaseException:
-                logger.exception("the worker of %s survived an error", self._name)
-            del step
+        steps = self._steps
+        while generation == self._generation and not (self._stopped and not steps):
+            self._wake_ups.get()
+            while steps and generation == self._generation:
+                self._take_step()
+        self._wake_ups.put(None)  # for the thread that has taken this one's place, or one whose place this one took
+
+    def _take_step(self) -> None:
+        try:
+            step = self._steps.popleft()
+        except IndexError:  # another thread was faster, as this one's place was taken
+            return
+        try:
+            step()
+        except BaseException:
+            logger.exception("the worker of %s survived an error", self._name)
 
     def stop(self, timeout: float) -> None:
         """End the thread after what it was given; wait for that at most ``timeout`` seconds."""
@@ -310,7 +316,7 @@ class Worker:
                 return
             self._stopped = True
             thread = self._thread
-        self._queue.put(None)
+        self._wake_ups.put(None)
         if thread is None:
             return
         if thread is not threading.current_thread():
@@ -320,7 +326,7 @@ class Worker:
 class _GuardStep:
     """Something to do on the worker under a hold that a task has."""
 
-    __slots__ = ("_function", "_future", "_guard", "_mailbox", "abandoned")
+    __slots__ = ("_begun", "_function", "_future", "_guard", "_mailbox", "abandoned")
 
     def __init__(
         self, guard: Guard, function: Callable[[Guard], Any], mailbox: Mailbox, future: asyncio.Future[Any]
@@ -329,9 +335,13 @@ class _GuardStep:
         self._function = function
         self._mailbox = mailbox
         self._future = future
+        self._begun = False
         self.abandoned = False
 
     def __call__(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
         outcome: tuple[Any, BaseException | None] = (None, None)
         try:
             if not self.abandoned:

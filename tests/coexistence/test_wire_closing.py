@@ -238,3 +238,23 @@ def test_workers_whose_place_was_taken_end_with_the_last_one(wait_for):
         worker.put(threading.Event().set)
     worker.stop(2.0)
     wait_for(lambda: not [each for each in threading.enumerate() if each.name == "wire renewed"])
+
+
+def test_what_was_given_to_a_worker_whose_place_was_taken_stays_in_its_order(monkeypatch, wait_for):
+    worker = Worker("renewed")
+    begun = threading.Event()
+    worker.put(begun.set)
+    assert begun.wait(5.0)
+    former = worker.thread
+    worker.renew()
+    done = []
+    with monkeypatch.context() as patch:
+        patch.setattr(Worker, "thread", None)  # the new thread is not quick enough
+        for number in range(5):
+            worker.put(lambda number=number: done.append(number))
+        former.join(5.0)
+        assert not former.is_alive()
+    worker.put(lambda: done.append(5))
+    wait_for(lambda: len(done) == 6)
+    assert done == [0, 1, 2, 3, 4, 5]
+    worker.stop(2.0)

@@ -1,5 +1,6 @@
 """A signal whose handler raises (Ctrl-C) may strike between any two steps of the main thread."""
 
+import asyncio
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from people import Person
+
+from coexistence import Guard
+from coexistence.guard import Job
+from coexistence.wire import Worker
 
 
 def run(name: str) -> None:
@@ -26,6 +32,45 @@ def test_single_exchanges_never_leave_the_wire_held_nor_a_reply_to_others(kind):
 
 def test_guards_never_leave_a_reply_to_others():
     run("guards")
+
+
+def test_what_a_task_asked_for_is_done_once_though_a_signal_broke_into_the_granting(port, monkeypatch, wait_for):
+    granted, strikes, calls = Job.granted, [KeyboardInterrupt()], []
+
+    def struck(job: Job[object]) -> None:
+        granted(job)
+        if strikes:
+            raise strikes.pop()
+
+    def function(guard: Guard) -> bytes:
+        calls.append(guard)
+        return guard.query(b"Q1?\n")
+
+    with pytest.raises(KeyboardInterrupt), port.acquire("main"):
+        monkeypatch.setattr(Job, "granted", struck)
+        task = Person(lambda: asyncio.run(port.transact_async(function, owner="task")))
+        wait_for(lambda: len(port.wire.arbiter) == 1)
+    assert task.result() == b"A1"
+    assert asyncio.run(port.query_async(b"Q2?\n", owner="next")) == b"A2"
+    assert len(calls) == 1
+
+
+def test_hold_ends_though_a_signal_kept_its_work_from_the_worker(port, monkeypatch):
+    put, strikes = Worker.put, [KeyboardInterrupt()]
+
+    def struck(worker: Worker, step: object) -> None:
+        if strikes:
+            raise strikes.pop()
+        put(worker, step)
+
+    async def work() -> None:
+        async with port.acquire_async("struck") as guard:
+            with pytest.raises(KeyboardInterrupt):
+                await guard.query_async(b"Q1?\n")
+
+    monkeypatch.setattr(Worker, "put", struck)
+    asyncio.run(work())
+    assert port.query(b"Q2?\n", owner="next") == b"A2"
 
 
 def test_free_wire_is_taken_and_released_without_any_system_call(tmp_path):
