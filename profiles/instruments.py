@@ -83,6 +83,8 @@ class Instrument:
         self.connect_time_s = 0.0
         self._build = build
         self._keep_alive: KeepAlive | None = None
+        self._former: Any = None
+        """What talked to the instrument before a restart that has brought no new device yet."""
 
     @property
     def name(self) -> str:
@@ -111,11 +113,15 @@ class Instrument:
 
     def _make(self, fresh: bool) -> Any:
         if fresh or self.device is None:
+            self._former = self._speaker()
             old, self.device = self.device, None
-            if old is not None:
-                with contextlib.suppress(Exception):  # it went wrong before
-                    _destroy(old)
+            with contextlib.suppress(Exception):  # it went wrong before
+                _destroy(old)
             self.device = self._build(self.config, self.generation)
+            former, self._former = self._former, None
+            succeed = getattr(getattr(self._speaker(), "protocol", None), "succeed", None)
+            if former is not None and succeed is not None:
+                succeed(former.protocol)
         return self.device
 
     @property
@@ -132,7 +138,7 @@ class Instrument:
         for holder in (getattr(self.device, "driver", None), getattr(self.device, "_connector", None)):
             if hasattr(holder, "dialogue") and hasattr(holder, "protocol"):
                 return holder
-        return None
+        return self._former if self.device is None else None
 
     def _begin_keeping_alive(self) -> None:
         self._end_keeping_alive()
@@ -194,8 +200,6 @@ class V2Instrument(Instrument):
     def close(self) -> None:
         """Leave the instrument safe, and let go of the wire."""
         self._end_keeping_alive()
-        if self.device is None:
-            return
         if (begin := self._before_leaving()) is not None:
             try:
                 self._speaker().dialogue.hold(begin, timeout=LEAVE_S)
@@ -251,8 +255,6 @@ class V4Instrument(Instrument):
     async def close(self) -> None:
         """Leave the instrument safe, and let go of the wire."""
         self._end_keeping_alive()
-        if self.device is None:
-            return
         if (begin := self._before_leaving()) is not None:
             try:
                 await self._speaker().dialogue.hold_async(begin, timeout=LEAVE_S)
@@ -276,7 +278,7 @@ def _busy(error: AcquireTimeout) -> str:
 
 
 def _destroy(device: Any) -> None:
-    if callable(getattr(device, "destroy", None)):
+    if device is not None and callable(getattr(device, "destroy", None)):
         device.destroy()
 
 

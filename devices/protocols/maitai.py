@@ -90,6 +90,12 @@ def _error(text: bytes) -> tuple[int, str]:
     return numbers.integer(number), message.strip(b' "\r\n').decode("ascii", "replace")
 
 
+class _ShutterLeft:
+    """Whether the shutter was opened from here, and not closed since."""
+
+    open = False
+
+
 class MaiTaiProtocol:
     """What to say to one laser.
 
@@ -111,7 +117,7 @@ class MaiTaiProtocol:
     def __init__(self, *, watchdog_s: int | None = None) -> None:
         self.watchdog_s = watchdog_s
         self.longest_silence_s = watchdog_s or None
-        self._has_opened_shutter = False
+        self._shutter_left = _ShutterLeft()
         self.wavelength = MaiTaiWavelength(self)
         self.fields = Fields(
             self._field("power", float, "READ:POWer?", number_with_unit("W"), units="W", precision=3),
@@ -178,7 +184,11 @@ class MaiTaiProtocol:
 
         A shutter that was opened from here is closed. One that others have opened is theirs.
         """
-        return self._close_shutter if self._has_opened_shutter else None
+        return self._close_shutter if self._shutter_left.open else None
+
+    def succeed(self, former: MaiTaiProtocol) -> None:
+        """Answer for what was done through a protocol whose place this one takes, and may still be done there."""
+        self._shutter_left = former._shutter_left
 
     def warm_up(self) -> Conversation[None]:
         """Start the two minutes of diode stabilisation; a laser that is warm or warming is left alone."""
@@ -254,9 +264,9 @@ class MaiTaiProtocol:
 
     def _set_shutter(self, value: bool) -> Conversation[Stamped[bool]]:
         # Known before it is sent: a command whose check fails may have been obeyed.
-        self._has_opened_shutter |= value
+        self._shutter_left.open |= value
         yield from self.command(f"SHUTter {value:d}")
-        self._has_opened_shutter = value
+        self._shutter_left.open = value
         return (yield from self._shutter())
 
     def _close_shutter(self) -> Conversation[None]:

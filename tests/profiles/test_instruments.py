@@ -11,7 +11,7 @@ import pytest
 from coexistence import SharedResources
 from coexistence.config import InstrumentConfig
 from profiles.hardware import Hardware, build
-from profiles.instruments import V2Instrument, V4Instrument
+from profiles.instruments import InstrumentFailed, V2Instrument, V4Instrument
 from simulators import SimulatorProcess
 from simulators.spec import build_spec, default_instrument, default_wire
 
@@ -71,6 +71,46 @@ def test_a_shutter_that_was_opened_here_is_closed_when_the_laser_is_left(bench, 
     ours.open_shutter()
     ours.stop()
     assert truth(bench)["shutter_open"]  # a restart is no leaving
+    ours.close()
+    assert not truth(bench)["shutter_open"]
+
+
+def test_a_shutter_that_was_opened_here_is_closed_although_the_laser_was_replaced_by_a_restart(bench, laser):
+    ours = laser()
+    ours.start(False)
+    ours.open_shutter()
+    for _ in range(2):
+        before = ours.instrument.device
+        ours.start(True)
+        assert ours.instrument.device is not before
+    assert truth(bench)["shutter_open"]
+    ours.close()
+    assert not truth(bench)["shutter_open"]
+
+
+def test_a_shutter_that_was_opened_here_is_closed_although_no_restart_has_brought_the_laser_back(bench, laser):
+    ours = laser()
+    ours.start(False)
+    ours.open_shutter()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("it cannot be made")
+
+    ours.instrument._build = fail
+    for _ in range(2):
+        with pytest.raises(InstrumentFailed, match="it cannot be made"):
+            ours.start(True)
+    ours.close()
+    assert not truth(bench)["shutter_open"]
+
+
+def test_a_shutter_that_a_call_opens_which_a_restart_has_left_behind_is_closed(bench, laser):
+    ours = laser()
+    ours.start(False)
+    left_behind = ours.instrument._speaker()
+    ours.start(True)
+    left_behind.dialogue.put(left_behind.protocol.fields["shutter"], True)
+    assert truth(bench)["shutter_open"]
     ours.close()
     assert not truth(bench)["shutter_open"]
 
