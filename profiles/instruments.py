@@ -54,6 +54,13 @@ class InstrumentsFailed(CoexistenceError):
         super().__init__("\n".join(str(failure) for failure in failures))
 
 
+class StartSuperseded(Exception):
+    """A start that was given up has come to its end after a later one has taken its place."""
+
+    def __init__(self) -> None:
+        super().__init__("a later start has taken the place of this one")
+
+
 class Instrument:
     """One configured instrument and what became of it.
 
@@ -85,6 +92,7 @@ class Instrument:
         self._keep_alive: KeepAlive | None = None
         self._former: Any = None
         """What talked to the instrument before a restart that has brought no new device yet."""
+        self._made = 0
 
     @property
     def name(self) -> str:
@@ -117,7 +125,14 @@ class Instrument:
             old, self.device = self.device, None
             with contextlib.suppress(Exception):  # it went wrong before
                 _destroy(old)
-            self.device = self._build(self.config, self.generation)
+            self._made += 1
+            number = self._made
+            device = self._build(self.config, self.generation)
+            if number != self._made:
+                with contextlib.suppress(Exception):
+                    _destroy(device)
+                raise StartSuperseded
+            self.device = device
             former, self._former = self._former, None
             succeed = getattr(getattr(self._speaker(), "protocol", None), "succeed", None)
             if former is not None and succeed is not None:
@@ -140,7 +155,9 @@ class Instrument:
                 return holder
         return self._former if self.device is None else None
 
-    def _begin_keeping_alive(self) -> None:
+    def _begin_keeping_alive(self, device: Any) -> None:
+        if device is not self.device:
+            raise StartSuperseded
         self._end_keeping_alive()
         speaker = self._speaker()
         if getattr(getattr(speaker, "protocol", None), "longest_silence_s", None):
@@ -184,9 +201,9 @@ class V2Instrument(Instrument):
             elif callable(getattr(device, "wait_for_connection", None)):
                 device.wait_for_connection(timeout=self.connect_timeout)
             self.connect_time_s = time.monotonic() - began
+            self._begin_keeping_alive(device)
         except Exception as error:
             raise self.failure(error) from error
-        self._begin_keeping_alive()
 
     def stop(self) -> None:
         """Stop what moves and wait until it stands."""
@@ -233,12 +250,12 @@ class V4Instrument(Instrument):
             async with asyncio.timeout(limit + CONNECT_GRACE_S):
                 await device.connect(timeout=limit, force_reconnect=is_again)
             self.connect_time_s = time.monotonic() - began
+            self._begin_keeping_alive(device)
         except TimeoutError as error:
             # A bare one is that of the waiting here, and says nothing by itself.
             raise self.failure(error if str(error) else ConnectTimeout(self.connect_timeout)) from error
         except Exception as error:
             raise self.failure(error) from error
-        self._begin_keeping_alive()
 
     async def stop(self) -> None:
         """Stop what moves and wait until it stands."""

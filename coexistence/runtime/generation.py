@@ -146,7 +146,8 @@ class GenerationRuntime:
         def note(future: Any) -> None:
             try:
                 error = future.exception()
-                if not self._end_start(entry, attempt, began, error) and error is None:
+                came_late = not self._end_start(entry, attempt, began, error) and error is None
+                if came_late and attempt == entry.attempt:  # else closing would end what a later start has made
                     logger.warning("%s came up after it was given up; it is closed again", entry.name)
                     self.lane.run(f"close {entry.name}", entry.instrument.close)
             except CancelledError:

@@ -366,6 +366,24 @@ def test_one_that_comes_up_after_it_was_given_up_is_closed_again(wait_for):
         assert manager.instruments["late"].state is InstrumentState.FAILED
 
 
+def test_start_that_comes_up_late_does_not_close_what_a_restart_has_started_in_its_place(wait_for):
+    ready, came = threading.Event(), threading.Event()
+
+    def start() -> None:
+        if len(late.fresh) == 1:
+            ready.wait()
+            came.set()
+
+    late = Blocking("late", start=start)
+    with running(v2=[late]) as manager:
+        assert manager.instruments["late"].state is InstrumentState.FAILED
+        assert manager.restart("late")[0].state is InstrumentState.RUNNING
+        ready.set()
+        assert came.wait(5.0)
+        wait_for(lambda: not manager._generations["v2"].left_behind)
+    assert late.calls.count("close") == 1
+
+
 def test_one_instrument_is_restarted_while_the_others_go_on():
     old, other, new = Blocking("old"), Blocking("other"), Asynchronous("new")
     with running(v2=[old, other], v4=[new]) as manager:

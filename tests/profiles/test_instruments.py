@@ -115,6 +115,38 @@ def test_a_shutter_that_a_call_opens_which_a_restart_has_left_behind_is_closed(b
     assert not truth(bench)["shutter_open"]
 
 
+def test_a_start_that_hung_does_not_take_back_the_place_of_the_device_that_a_restart_has_made(bench, hardware):
+    ours = Laser("v2", bench, hardware, asyncio.new_event_loop(), watchdog=1)
+    building, go_on, build_it = threading.Event(), threading.Event(), ours.instrument._build
+
+    def hang(*arguments: object) -> object:
+        ours.instrument._build = build_it
+        building.set()
+        go_on.wait()
+        return build_it(*arguments)
+
+    ours.instrument._build = hang
+    failures = []
+
+    def start() -> None:
+        try:
+            ours.start(False)
+        except InstrumentFailed as failure:
+            failures.append(failure)
+
+    hung = threading.Thread(target=start)
+    hung.start()
+    assert building.wait(5.0)
+    ours.start(True)
+    device = ours.instrument.device
+    go_on.set()
+    hung.join(10.0)
+    assert ours.instrument.device is device
+    assert "a later start has taken the place of this one" in str(failures[0])
+    ours.stop()
+    ours.close()
+
+
 def test_a_shutter_that_others_have_opened_is_left_open(bench, laser, hardware: Hardware):
     with hardware.resources.serial.get(bench.ports["laser"], flow_control="xonxoff").acquire("somebody") as guard:
         guard.write(b"SHUTter 1\n")
