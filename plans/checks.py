@@ -10,8 +10,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from bluesky.protocols import Checkable, Flyable, Locatable, Movable, Readable
+from bluesky.protocols import Checkable, Flyable, Locatable, Movable, Readable, Triggerable
 from bluesky.utils import Msg, get_hinted_fields
+
+from plans.parts import is_movable, such_as
 
 
 class PlanError(Exception):
@@ -45,6 +47,7 @@ FACES: dict[Any, str] = {
     Readable: "a device that can be read",
     Movable: "a device that can be moved",
     Flyable: "a device that can fly (kickoff and complete)",
+    Triggerable: "a device that can be triggered",
 }
 """What bluesky's protocols are called in messages."""
 
@@ -91,11 +94,19 @@ class Arguments:
             self.problems.append(found)
 
     def device(self, argument: str, device: Any, *faces: type) -> bool:
-        """Expect a device with these faces (protocols of bluesky); tell whether it has them all."""
+        """Expect a device with these faces (protocols of bluesky); tell whether it has them all.
+
+        Where parts of the device have them, these are named.
+        """
         missing = [face for face in faces if not isinstance(device, face)]
         for face in missing:
-            self.problem(argument, device, FACES.get(face, f"a device that is {face.__name__}"))
+            self.part_problem(argument, device, FACES.get(face, f"a device that is {face.__name__}"), _has(face))
         return not missing
+
+    def part_problem(self, argument: str, device: Any, allowed: str, wanted: Callable[[Any], bool]) -> None:
+        """Say that an argument is not the device it must be, and which parts of it are."""
+        name = getattr(device, "name", None) or argument
+        self.problem(argument, device, allowed + such_as(name, device, wanted))
 
     def movable(self, argument: str, device: Any) -> bool:
         """Expect a device that can be moved and read."""
@@ -322,6 +333,11 @@ def plain_argument(value: Any) -> Any:
     if isinstance(value, Sequence):
         return [plain_argument(item) for item in value]
     return getattr(value, "name", None) or repr(value)
+
+
+def _has(face: Any) -> Callable[[Any], bool]:
+    """Return what tells whether a part has a face; whatever can be set is not yet something that moves."""
+    return is_movable if face is Movable else lambda part: isinstance(part, face)
 
 
 def _is_finite(value: Any) -> bool:

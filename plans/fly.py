@@ -129,7 +129,12 @@ def fly_scan(
     arguments = Arguments("fly_scan")
     arguments.detectors("detectors", detectors)
     if not isinstance(axis, SweepingAxis):
-        arguments.problem("axis", axis, "an axis that can be swept at constant velocity, one of an ESP300")
+        arguments.part_problem(
+            "axis",
+            axis,
+            "an axis that can be swept at constant velocity, one of an ESP300",
+            lambda part: isinstance(part, SweepingAxis),
+        )
     elif arguments.number("start", start) and arguments.number("stop", stop):
         arguments.positions("start", axis, start)
         arguments.positions("stop", axis, stop)

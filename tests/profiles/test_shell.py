@@ -15,8 +15,9 @@ import pexpect
 import pytest
 
 from devices.v2 import wrap
+from plans.parts import is_movable
 from profiles.magics import _places
-from profiles.parts import find_part, is_movable, movables
+from profiles.parts import find_part, movables
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -149,7 +150,8 @@ def test_what_is_refused_is_told_in_a_line_and_ctrl_c_stops_what_moves(shell: Sh
     assert "UsageError: laser is nothing that moves; of it move: laser.wavelength" in shell.type("%mov laser 800")
     assert "UsageError: 'far' is no number (name 'far' is not defined)" in shell.type("%mov polarizer far")
     wrong = shell.type("RE(scan([power_v4], laser, 0, 10, 3))")
-    assert "PlanArgumentError: scan: motor = laser: must be a device that can be moved\nNothing has moved." in wrong
+    told = "scan: motor = laser: must be a device that can be moved, such as laser.wavelength\nNothing has moved."
+    assert f"PlanArgumentError: {told}" in wrong
     assert "Traceback" not in wrong
     assert "File " not in wrong
     failed = shell.type("RE(bps.mv(polarizer, 1000))")

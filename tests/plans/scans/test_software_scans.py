@@ -13,9 +13,10 @@ import pytest
 from bluesky import RunEngineInterrupted
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import Msg
-from ophyd import Signal
+from ophyd import Component, Device, Signal
 from ophyd.sim import SynAxis, SynGauss, SynSignal
-from ophyd_async.core import StandardReadable, soft_signal_r_and_setter
+from ophyd_async.core import Device as AsyncDevice
+from ophyd_async.core import DeviceVector, StandardReadable, soft_signal_r_and_setter
 from ophyd_async.core import StandardReadableFormat as Format
 from ophyd_async.sim import SimMotor
 
@@ -204,6 +205,44 @@ def test_everything_that_is_wrong_is_told_at_once_and_nothing_moves(run, motor, 
     ]
     assert [(p.argument, p.value) for p in caught.value.problems][-2] == ("num", 0)
     assert run.documents == []
+
+
+class Stage(Device):
+    x = Component(SynAxis, name="x")
+    y = Component(SynAxis, name="y")
+
+
+def stage_of(generation: str, number: int) -> object:
+    if generation == "v2":
+        return Stage(name="stage")
+    stage = AsyncDevice(name="stage")
+    stage.axis = DeviceVector({each: SimMotor() for each in range(1, number + 1)})
+    return stage
+
+
+@pytest.mark.parametrize(
+    ("generation", "number", "parts"),
+    [
+        ("v2", 2, "stage.x or stage.y"),
+        ("v4", 1, "stage.axis[1]"),
+        ("v4", 3, "stage.axis[1], stage.axis[2] or stage.axis[3]"),
+        ("v4", 9, "stage.axis[1], stage.axis[2], stage.axis[3], stage.axis[4], stage.axis[5], stage.axis[6] …"),
+    ],
+)
+async def test_parts_that_move_are_named_where_the_whole_does_not(generation, number, parts, one):
+    with pytest.raises(PlanArgumentError) as caught:
+        next(scan([one], stage_of(generation, number), 0, 9, 3))
+    assert f"scan: motor = stage: must be a device that can be moved, such as {parts}\n" in str(caught.value)
+
+
+async def test_parts_that_can_be_read_are_named_where_the_whole_cannot(motor):
+    stage = stage_of("v4", 2)
+    with pytest.raises(PlanArgumentError) as caught:
+        next(scan([stage], motor, 0, 9, 3))
+    told = "scan: detectors = stage: must be a device that can be read, such as stage.axis[1] or stage.axis[2]"
+    assert str(caught.value).splitlines()[0] == told
+    with pytest.raises(PlanArgumentError, match=r"detectors = {.*}: must be a device .*, such as detectors\[2\]"):
+        next(scan([{2: stage.axis[2]}], motor, 0, 9, 3))
 
 
 @pytest.mark.parametrize(
