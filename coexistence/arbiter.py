@@ -523,6 +523,14 @@ def forget_wait(party: Party, hold: Hold) -> None:
                 del _waiting[party]
 
 
+def forget_all_waits() -> None:
+    """Have nobody hold or wait, in a forked child."""
+    global _graph
+    _graph = threading.Lock()
+    _held.clear()
+    _waiting.clear()
+
+
 class Arbiter:
     """The one line in front of a wire.
 
@@ -635,6 +643,20 @@ class Arbiter:
             if holder is not None:
                 self._end_from_outside(holder, "the wire was closed")
             self._mailboxes.clear()
+
+    def forget(self, error: Callable[[str], BaseException]) -> None:
+        """End the line in a forked child, whatever its parent's threads were about: none of them is here."""
+        self._mutex, self._draining = threading.Lock(), threading.Lock()
+        self._closed = error
+        for hold in self._slot.values():
+            hold._reason = "the process was forked"
+            hold._state = REVOKED
+        self._slot.clear()
+        for line in self._lines:
+            line.clear()
+        self._mailboxes.clear()
+        self._unnotified = None
+        self._recount()
 
     def drain_samples(self) -> None:
         """Hand the finished holds not reported yet to ``on_samples``."""

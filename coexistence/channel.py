@@ -554,6 +554,16 @@ class Channel:
             self._connected = self._ready = False
         self._transport.close()
 
+    def forget(self) -> None:
+        """Let go of the hardware in a forked child; it stays the parent's."""
+        self._link_lock, self._search_lock = threading.Lock(), threading.Lock()
+        self._link = threading.Condition(self._link_lock)
+        self._closing = threading.Event()
+        self._closing.set()
+        self._connected = self._ready = False
+        self._searcher = self._reopener = None
+        self._transport.forget()
+
     def note_refusal(self, guard: Guard) -> None:
         """Record that a turn did not come in time, which is no trouble for those who only ask when the wire is free."""
         if guard.rank is not Rank.BACKGROUND:

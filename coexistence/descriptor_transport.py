@@ -61,6 +61,13 @@ class DescriptorTransport(StreamTransport):
                     os.close(each)
         self._close_descriptor()
 
+    def forget(self) -> None:
+        self._wake_lock = threading.Lock()
+        for descriptor in (self._descriptor, self._wake_read, self._wake_write):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._descriptor = self._wake_read = self._wake_write = -1
+
     def send(self, data: bytes, deadline: float) -> int:
         descriptor = self._descriptor
         try:
@@ -138,6 +145,12 @@ class SocketTransport(DescriptorTransport):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setblocking(False)
         return connection.fileno()
+
+    def forget(self) -> None:
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.detach()
+        super().forget()
 
     def _close_descriptor(self) -> None:
         connection, self._socket = self._socket, None

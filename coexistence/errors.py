@@ -173,11 +173,12 @@ class GuardNotHeld(CoexistenceError):
 class WireClosed(CoexistenceError):
     """The wire was closed by this program."""
 
-    def __init__(self, wire: str, owner: str = "") -> None:
+    def __init__(self, wire: str, owner: str = "", reason: str = "") -> None:
         self.wire = wire
         self.owner = owner
+        self.reason = reason
         who = f" ('{owner}')" if owner else ""
-        super().__init__(f"{wire}{who} has been closed. Open it again before using it.")
+        super().__init__(f"{wire}{who} {reason or 'has been closed. Open it again before using it.'}")
 
 
 class WouldDeadlock(CoexistenceError):

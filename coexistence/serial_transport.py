@@ -206,6 +206,12 @@ if _POSIX:
                 return WireDisconnected(self.name, "it is not a serial port", remedy=_present_ports())
             return WireDisconnected(self.name, f"opening failed ({error})", remedy="Check cable and power.")
 
+        def forget(self) -> None:
+            port, self._serial = self._serial, None
+            super().forget()
+            if port is not None:
+                port.fd = None  # closed already, and perhaps another file's by the time that this is collected
+
         def _close_descriptor(self) -> None:
             port, self._serial = self._serial, None
             if port is None:

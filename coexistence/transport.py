@@ -149,6 +149,9 @@ class Transport(ABC):
     def interrupt(self) -> None:
         """Wake a blocked :meth:`receive`, from any thread, without blocking."""
 
+    def forget(self) -> None:  # noqa: B027 - not every medium lets go without telling the other side
+        """Let go, in a forked child, of what is its parent's, without telling the hardware."""
+
     def reset(self) -> bool:
         """Make sure that no earlier reply can arrive any more, where the medium can; else return False."""
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -12,9 +13,10 @@ from collections.abc import Callable
 from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
-from coexistence.arbiter import Arbiter, Mailbox, Party, forget_wait
-from coexistence.errors import AcquireTimeout, WireClosed
+from coexistence.arbiter import LONGEST_TIMEOUT_S, Arbiter, Mailbox, Party, forget_all_waits, forget_wait
+from coexistence.errors import AcquireTimeout, ConfigError, WireClosed
 from coexistence.wire_statistics import LogEntry, StatisticsCollector, Trouble, WireStatistics
 
 if TYPE_CHECKING:
@@ -31,6 +33,10 @@ _MOST_TROUBLES = 1000
 """Kept for each wire; the oldest go first."""
 
 Entry = tuple[float, str, bytes, bytes, float, float, str]
+
+
+_wires: WeakSet[Wire] = WeakSet()
+"""Those of this process, for its forked children to leave alone."""
 
 
 class Wire:
@@ -72,6 +78,8 @@ class Wire:
         self.released = False
         """Whether closing has come to its end, and the hardware is let go."""
         self._shutting = threading.RLock()
+        self._closing_reason = ""
+        _wires.add(self)
 
     def _add_holds(self, samples: list[Any]) -> None:
         self._collector.add_holds(samples)
@@ -166,7 +174,7 @@ class Wire:
         itself, so that no reply is left over, and its result is dropped.
         """
         if self.closed:
-            raise WireClosed(self.name, job.owner)
+            raise self._closing_error(job.owner)
         loop = asyncio.get_running_loop()
         arbiter = self.arbiter
         mailbox = job.mailbox = arbiter.mailbox(loop)
@@ -224,8 +232,7 @@ class Wire:
 
     def _end(self, timeout: float) -> None:
         """Do what closing takes; it may be done again where a signal broke into it."""
-        name = self.name
-        self.arbiter.close(lambda owner: WireClosed(name, owner))
+        self.arbiter.close(self._closing_error)
         for channel in self.channels:
             channel.interrupt()
         free = self.exchange_lock.acquire(timeout=timeout)
@@ -236,6 +243,32 @@ class Wire:
             if free:
                 self.exchange_lock.release()
         self.worker.stop(timeout)
+
+    def _closing_error(self, owner: str) -> WireClosed:
+        return WireClosed(self.name, owner, self._closing_reason)
+
+    def forget(self) -> None:
+        """Take leave of the wire in a forked child: two processes on one line would take each other's replies."""
+        self._closing_reason = (
+            f"is that of process {os.getppid()}, from which this one was forked. Open it in one process only."
+        )
+        self.closed = self.released = True
+        self.exchange_lock, self._shutting = threading.RLock(), threading.RLock()
+        self.worker = Worker(self.name)
+        self.arbiter.forget(self._closing_error)
+        for channel in self.channels:
+            channel.forget()
+
+
+def _forget_in_child() -> None:
+    forget_all_waits()
+    for wire in list(_wires):
+        if not wire.closed:
+            wire.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def resolve(resolution: tuple[asyncio.Future[Any], tuple[Any, BaseException | None]]) -> None:
