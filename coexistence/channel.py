@@ -30,7 +30,7 @@ from coexistence.errors import (
 )
 from coexistence.exchange import Asked, Exchange, Reply
 from coexistence.guard import Guard, Job
-from coexistence.transport import Accept, Ending, Interrupted, Suspect, Transport
+from coexistence.transport import Accept, Ending, Interrupted, Suspect, Transport, never_failing
 from coexistence.wire import Wire
 from coexistence.wire_statistics import LogEntry, WireStatistics
 
@@ -368,8 +368,8 @@ class Channel:
         return await self._on_worker(owner, self.timeout if timeout is None else timeout, rank, function, single=False)
 
     def _run(self, owner: str, exchange: Exchange, rank: Rank) -> Reply | None:
-        deadline = perf_counter() + exchange.timeout
         guard = Guard(self, owner, exchange.timeout, rank)
+        deadline = perf_counter() + exchange.timeout
         try:
             with guard:
                 if guard._root is guard:
@@ -541,6 +541,11 @@ class Channel:
         """Close the wire: those who wait or hold get an error, what is on the wire is broken off.
 
         Takes at most about ``timeout`` seconds unless the operating system blocks.
+
+        Raises
+        ------
+        ConfigError
+            The time is none that can be waited for; nothing was closed.
         """
         self.wire.close(timeout)
 
@@ -774,9 +779,14 @@ class Channel:
                 continue
             if data is None:
                 return None
-            if accept is None or accept(data):
+            accepted = False
+            try:
+                accepted = accept is None or accept(data)
+            finally:
+                if not accepted:
+                    self._sort_out([data])
+            if accepted:
                 return Reply(data, time.time())
-            self._sort_out([data])
             if perf_counter() >= deadline:
                 if late:
                     return None
@@ -888,7 +898,7 @@ class Channel:
         suspect = Suspect(
             exchange.command,
             guard.owner,
-            self.terminator if exchange.ending is None else exchange.ending,
+            self.terminator if exchange.ending is None else never_failing(exchange.ending),
             exchange.accept,
             overdue + limit * replies,  # an instrument answers one after the other
             replies,

@@ -33,6 +33,20 @@ def accepted(accept: Accept | None, reply: bytes) -> bool:
         return False
 
 
+def never_failing(ending: Ending) -> Ending:
+    """Return how a reply ends, where others would suffer from a function that fails: none is complete for it then."""
+    if isinstance(ending, bytes | int):
+        return ending
+
+    def end(buffer: bytes) -> int:
+        try:
+            return int(ending(buffer))
+        except Exception:
+            return 0
+
+    return end
+
+
 class Interrupted(Exception):
     """A blocked send or receive was woken by :meth:`Transport.interrupt`; ``sent`` bytes had gone out."""
 

@@ -241,6 +241,23 @@ def test_accept_function_that_fails_does_so_for_its_own_owner_only(instrument, p
     assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
 
 
+def test_ending_function_that_fails_does_so_for_its_own_owner_only():
+    with instrument_and_port(port={"late_reply_limit": 0.2}) as (_, port):
+        with pytest.raises(ZeroDivisionError):
+            port.query(b"Q1?\n", owner="careless", until=lambda buffer: len(buffer) // 0)
+        assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
+
+
+def test_reply_on_which_an_accept_function_fails_reaches_those_who_listen():
+    strays = []
+    with instrument_and_port(port={"late_reply_limit": 0.2}) as (_, port):
+        port.add_stray_listener(lambda line, _: strays.append(line))
+        with pytest.raises(ZeroDivisionError):
+            port.query(b"Q1?\n", owner="careless", accept=lambda line: len(line) // 0 > 0)
+        assert strays == [b"A1"]
+        assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
+
+
 def test_revocation_breaks_off_a_blocked_exchange(wait_for):
     with instrument_and_port(lambda command: None) as (_, port):
 
