@@ -43,6 +43,9 @@ LOOP_PATIENCE_S = 0.05
 LONGEST_TIMEOUT_S = 86_400.0
 """The largest time limit that is accepted, in seconds: there is no "for ever"."""
 
+GIVE_WAY_S = 0.5
+"""How long a holder that gives way may take to do so, in seconds."""
+
 _REAP_INTERVAL_S = 0.1
 """How often those who wait look whether the holder has died or outstayed its max_hold."""
 
@@ -214,6 +217,9 @@ class Hold:
     party: Party
     server: threading.Thread
     """The worker thread that holds the wire on behalf of the asking task, where ``served``."""
+
+    gives_way: ClassVar[bool] = False
+    """Whether the holder lets go as soon as anybody wants the wire, so that it is in nobody's way."""
 
     served: ClassVar[bool] = False
     """Whether a worker holds the wire for the asking task, so that no event loop is needed for the hold to end."""
@@ -713,10 +719,10 @@ class Arbiter:
         gate.acquire()
         hold._wake = gate.release
         started = perf_counter()
-        patience = hold.timeout if loop is None else min(hold.timeout, LOOP_PATIENCE_S)
-        deadline = started + patience
         if self._enqueue(hold, party, started, None, blocks=loop, lonely=lonely):
             return
+        patience = hold.timeout if loop is None else min(hold.timeout, LOOP_PATIENCE_S)
+        deadline = started + patience
         try:
             while not gate.acquire(timeout=max(min(deadline - perf_counter(), _REAP_INTERVAL_S), 0.0)):
                 with self._mutex:
@@ -904,8 +910,11 @@ class Arbiter:
                     self._drop_wait(party)
                     raise self._closed(hold.owner)
                 if self._slot and hold.timeout == 0.0:
-                    self._drop_wait(party)
-                    raise self._late(hold)
+                    if not any(holder.gives_way for holder in self._slot.values()):
+                        self._drop_wait(party)
+                        raise self._late(hold)
+                    hold.timeout = GIVE_WAY_S
+                    hold.deadline = started + GIVE_WAY_S
                 hold._root = hold
                 hold._state = QUEUED
                 self._lines[hold.rank].append(hold)

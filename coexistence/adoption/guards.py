@@ -197,6 +197,8 @@ class ListeningGuard(StreamGuard):
 
     __slots__ = ("wanted",)
 
+    gives_way = True
+
     def __init__(self, channel: Channel, owner: str, timeout: float) -> None:
         super().__init__(channel, owner, timeout, Rank.BACKGROUND)
         self.wanted = False

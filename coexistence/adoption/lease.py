@@ -115,7 +115,7 @@ class Lease:
         turn: Turn | None = None
         try:
             turn = self._join(writer) or self._begin(writer, limit)
-            turn.guard.send(data, deadline, self.rules.reply_time)
+            turn.guard.send(data, max(deadline, perf_counter() + _LEAST_TO_SEND_S), self.rules.reply_time)
             with self._changed:
                 turn.note_sent(data, self._transmission_time(len(data)))
         except CoexistenceError as error:

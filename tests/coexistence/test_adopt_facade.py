@@ -1,5 +1,6 @@
 """A driver finds on a shared port everything that pyserial gives it."""
 
+import asyncio
 import gc
 import io
 import threading
@@ -7,6 +8,7 @@ import time
 
 import pytest
 import serial
+from people import Person
 from ptys import PtyInstrument, instrument_and_port
 
 from coexistence import ConfigError, LeaseRules, SharedSerial, SharedSerialPort
@@ -143,6 +145,30 @@ def test_cancel_write_ends_the_wait_for_the_wire(facade, port):
         facade.cancel_write()
         writer.join(1.0)
         assert came == [0]
+
+
+def test_a_write_that_may_not_wait_is_sent_although_another_thread_of_the_driver_reads(port, wait_for):
+    with SharedSerial(port, owner="legacy", timeout=30.0, write_timeout=0) as facade:
+        reader = Person(facade.read_until)
+        wait_for(lambda: port.current_owner == "legacy")
+        assert facade.write(b"Q1?\n") == 4
+        assert reader.result() == b"A1\n"
+
+
+def test_who_only_listens_is_in_nobodys_way(port, wait_for):
+    async def acquire() -> None:
+        async with port.acquire_async("task", timeout=0):
+            assert port.current_owner == "task"
+
+    with SharedSerial(port, owner="legacy", timeout=30.0) as facade:
+        reader = Person(facade.read_until)
+        wait_for(lambda: port.current_owner == "legacy")
+        with port.acquire("thread", timeout=0):
+            assert port.current_owner == "thread"
+        wait_for(lambda: port.current_owner == "legacy")
+        asyncio.run(acquire())
+        facade.cancel_read()
+        assert reader.result() == b""
 
 
 def test_reset_input_buffer_drops_what_was_not_read(facade, wait_for):
