@@ -161,8 +161,8 @@ class Guards:
         return guards, order
 
     def __enter__(self) -> list[Guard]:
-        deadline = perf_counter() + self._timeout
         guards, order = self._requests()
+        deadline = perf_counter() + self._timeout
         with ExitStack() as stack:
             for index in order:
                 guards[index].timeout = max(deadline - perf_counter(), 0.0)
@@ -176,8 +176,8 @@ class Guards:
         self._stack.__exit__(exc_type, exc, traceback)
 
     async def __aenter__(self) -> list[Guard]:
-        deadline = perf_counter() + self._timeout
         guards, order = self._requests()
+        deadline = perf_counter() + self._timeout
         async with AsyncExitStack() as stack:
             for index in order:
                 guards[index].timeout = max(deadline - perf_counter(), 0.0)

@@ -220,6 +220,8 @@ class Wire:
 
     def close(self, timeout: float = 1.0) -> None:
         """End the line, break off what is on the wire, and stop the worker, within about ``timeout`` seconds."""
+        if not isinstance(timeout, int | float) or not 0.0 <= timeout <= LONGEST_TIMEOUT_S:
+            raise ConfigError(f"timeout must be between 0 and {LONGEST_TIMEOUT_S:g} s, not {timeout!r}")
         self.closed = True
         if self.released or not self._shutting.acquire(timeout=timeout):
             return

@@ -15,7 +15,7 @@ from people import Person
 from proofs import many_exchanges
 from ptys import TcpInstrument, instrument_and_port
 
-from coexistence import GuardRevoked, SharedSerialPort, WireClosed, WireDisconnected
+from coexistence import ConfigError, GuardRevoked, SharedSerialPort, WireClosed, WireDisconnected
 from coexistence.wire import Worker
 
 
@@ -26,6 +26,13 @@ def test_idle_wire_closes_at_once_and_again(port):
     port.close()
     assert time.perf_counter() - started < 1.0
     assert not port.connected
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf"), None, "1"])
+def test_closing_within_no_time_at_all_is_refused_and_closes_nothing(port, timeout):
+    with pytest.raises(ConfigError, match="timeout must be between 0 and 86400 s"):
+        port.close(timeout)
+    assert port.query(b"Q1?\n", owner="meter") == b"A1"
 
 
 def test_closed_wire_says_so(port):

@@ -14,6 +14,7 @@ from coexistence import (
     LockOrderViolation,
     LoopBlocked,
     Problem,
+    SharedResources,
     WireClosed,
     WireDisconnected,
     WireInUse,
@@ -126,3 +127,14 @@ def test_facts_are_attributes():
     assert (error.command, error.timeout, error.sent, error.received) == (b"D?\n", 1.0, True, b"5")
     error = WireInUse(PORT, "process 4711 (python)")
     assert (error.wire, error.used_by) == (PORT, "process 4711 (python)")
+
+
+def test_time_limit_that_is_no_number_is_refused_before_anything_is_asked(port):
+    with pytest.raises(ConfigError, match="timeout must be between 0"):
+        port.query(b"Q1?\n", owner="meter", timeout="1")
+    with (
+        pytest.raises(ConfigError, match="timeout must be between 0"),
+        SharedResources().acquire_all([port], owner="meter", timeout="1"),
+    ):
+        pass
+    assert port.log == []
