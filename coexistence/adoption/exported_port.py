@@ -27,6 +27,7 @@ else:
 logger = logging.getLogger("coexistence.adoption")
 
 _BULK = 65_536
+_MOMENT_S = 0.02
 
 
 class ExportedPort:
@@ -101,10 +102,11 @@ class ExportedPort:
                 return
             self._closed = True
             self._lease.close()
-            self._lease.cancel_write()
             os.write(self._wake_write, b"\0")
             if self._thread is not threading.current_thread():
-                self._thread.join()
+                while self._thread.is_alive():
+                    self._lease.cancel_write()  # again and again, for a write may be just about to join the line
+                    self._thread.join(_MOMENT_S)
             if self._link is not None:
                 with contextlib.suppress(OSError):
                     if os.readlink(self._link) == self._pty:

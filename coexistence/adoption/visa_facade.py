@@ -85,8 +85,9 @@ class MessageBuffer(ReadBuffer):
 
     def clear(self) -> None:
         """Drop what is there."""
-        super().clear()
-        self._ends.clear()
+        with self.changed:
+            super().clear()
+            self._ends.clear()
 
     def _cut(self, end: int) -> bytes:
         self._ends = [each - end for each in self._ends if each > end]

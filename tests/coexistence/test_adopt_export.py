@@ -11,10 +11,12 @@ import tty
 import psutil
 import pytest
 import serial
+from people import Person
 from proofs import ctrl_c_in
 from ptys import instrument_and_port
 
-from coexistence import ConfigError
+from coexistence import Arbiter, ConfigError
+from coexistence.adoption.lease import Lease
 
 PROGRAM = """
 import serial, sys
@@ -108,6 +110,31 @@ def test_closing_does_not_wait_for_a_write_in_line_and_may_be_done_again_after_c
         exported.close()
         assert time.monotonic() - began < 20
     assert not os.path.lexists(link)
+
+
+def test_closing_does_not_wait_for_a_write_that_is_about_to_join_the_line(port, monkeypatch):
+    about, go_on, cancelled = threading.Event(), threading.Event(), threading.Event()
+    acquire_for, cancel_write = Arbiter.acquire_for, Lease.cancel_write
+
+    def late(*arguments: object) -> None:
+        about.set()
+        go_on.wait()
+        acquire_for(*arguments)
+
+    def cancel(lease: Lease) -> None:
+        cancel_write(lease)
+        cancelled.set()
+
+    monkeypatch.setattr(Arbiter, "acquire_for", late)
+    monkeypatch.setattr(Lease, "cancel_write", cancel)
+    exported = port.export("program", acquire_timeout=60.0)
+    with port.acquire("holder"), open(exported.path, "wb", buffering=0) as program:
+        program.write(b"Q1?\n")
+        assert about.wait(5.0)
+        closing = Person(exported.close)
+        assert cancelled.wait(5.0)
+        go_on.set()
+        closing.result(20.0)
 
 
 def test_a_program_that_waits_in_vain_is_told_in_the_log(port, caplog):

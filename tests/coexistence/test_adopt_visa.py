@@ -6,11 +6,13 @@ import time
 
 import pytest
 import pyvisa
+from people import Person
 from pymeasure.instruments.hp import HP34401A
 from pyvisa.constants import BufferOperation, InterfaceType
 from pyvisa.errors import VisaIOError
 
 from coexistence import ConfigError, SerialPortPool, SharedResources, VisaSessionManager, adopt
+from coexistence.adoption.visa_facade import MessageBuffer
 from simulators import SimulatorProcess, build_spec, default_instrument, default_wire
 
 
@@ -106,6 +108,25 @@ def test_clear_and_flush_forget_what_was_not_read(meter):
     meter.flush(BufferOperation.discard_read_buffer)
     meter.chunk_size = 4
     assert meter.query("*IDN?").startswith("Agilent Technologies,34401A")
+
+
+def test_a_message_that_comes_while_the_buffer_is_cleared_is_dropped_or_kept_as_a_whole():
+    buffer = MessageBuffer()
+
+    def put() -> None:
+        with buffer.changed:
+            buffer.put(b"next", late=False)
+
+    class Ends(list):
+        def clear(self) -> None:
+            self.coming = Person(put)
+            self.coming.join(0.3)
+            super().clear()
+
+    buffer._ends = ends = Ends()
+    buffer.clear()
+    ends.coming.result()
+    assert buffer.message_end(buffer.data) == len(buffer.data)
 
 
 def test_the_status_byte_is_the_instruments(meter, resource):
