@@ -9,7 +9,9 @@ The uncontended path takes no lock and makes no system call. Who comes claims th
 Everything else happens under the mutex, and whoever ends a hold from outside must win the same claim first.
 
 Signal handlers may raise between any two bytecodes of the main thread; every change of state is therefore a step that
-can be repeated (:meth:`Arbiter._advance`), and the ways in and out repeat it when an exception passes.
+can be repeated (:meth:`Arbiter._advance`), and the ways in and out repeat it when an exception passes. They may also
+use wires, and so may what the garbage collector ends, a forgotten task inside of its block for one, wherever it
+strikes: therefore the locks can be entered again by the thread that has them.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ _held: dict[Party, Hold] = {}
 _waiting: dict[Party, Hold] = {}
 """What each party that waits is waiting for. Changed under ``_graph`` only."""
 
-_graph = threading.Lock()
+_graph = threading.RLock()
 
 
 def current_party() -> Party:
@@ -330,7 +332,7 @@ class Hold:
             samples = arbiter._samples
             samples += (self.owner, self.waited, perf_counter() - self._acquired_at)
             if len(samples) > _SAMPLE_BATCH:
-                arbiter.drain_samples()
+                arbiter.drain_samples(wait=False)
         except BaseException:
             arbiter._repair(self)
             raise
@@ -532,7 +534,7 @@ def forget_wait(party: Party, hold: Hold) -> None:
 def forget_all_waits() -> None:
     """Have nobody hold or wait, in a forked child."""
     global _graph
-    _graph = threading.Lock()
+    _graph = threading.RLock()
     _held.clear()
     _waiting.clear()
 
@@ -569,7 +571,7 @@ class Arbiter:
         self.check_order = check_order
         self._on_samples = on_samples
         self._on_revoked = on_revoked
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._slot: dict[None, Hold] = {}  # the holder, when there is one
         self._lines: tuple[deque[Hold], deque[Hold], deque[Hold]] = (deque(), deque(), deque())
         self._length = 0
@@ -652,7 +654,7 @@ class Arbiter:
 
     def forget(self, error: Callable[[str], BaseException]) -> None:
         """End the line in a forked child, whatever its parent's threads were about: none of them is here."""
-        self._mutex, self._draining = threading.Lock(), threading.Lock()
+        self._mutex, self._draining = threading.RLock(), threading.Lock()
         self._closed = error
         for hold in self._slot.values():
             hold._reason = "the process was forked"
@@ -664,14 +666,18 @@ class Arbiter:
         self._unnotified = None
         self._recount()
 
-    def drain_samples(self) -> None:
-        """Hand the finished holds not reported yet to ``on_samples``."""
-        with self._draining:
+    def drain_samples(self, *, wait: bool = True) -> None:
+        """Hand the finished holds not reported yet to ``on_samples``; without ``wait``, unless that is being done."""
+        if not self._draining.acquire(wait):
+            return
+        try:
             number = len(self._samples) // 3 * 3
             batch = self._samples[:number]
             del self._samples[:number]
             if batch and self._on_samples is not None:
                 self._on_samples(batch)
+        finally:
+            self._draining.release()
 
     # Requests
 
@@ -1156,7 +1162,7 @@ class Arbiter:
     def _note(self, hold: Hold) -> None:
         self._samples += (hold.owner, hold.waited, perf_counter() - hold._acquired_at)
         if len(self._samples) > _SAMPLE_BATCH:
-            self.drain_samples()
+            self.drain_samples(wait=False)
 
     def _ended(self, hold: Hold) -> BaseException:
         return self._closed(hold.owner) if self._closed is not None else self._late(hold)

@@ -21,7 +21,7 @@ class LostProperty:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a forgotten port may be collected, and closed, by the thread that has it
         self._claims: dict[Lease, float] = {}
         self._waiting: dict[Lease, None] = {}
         self._stop_listening: Callable[[], None] | None = None

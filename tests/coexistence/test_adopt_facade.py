@@ -12,6 +12,7 @@ from people import Person
 from ptys import PtyInstrument, instrument_and_port
 
 from coexistence import ConfigError, LeaseRules, SharedSerial, SharedSerialPort
+from coexistence.adoption.lost_property import LostProperty
 
 
 @pytest.fixture
@@ -228,6 +229,18 @@ def test_a_forgotten_port_object_leaves_nothing_behind(port):
     assert facade.readline() == b"A2\n"
     del facade
     gc.collect()
+
+
+def test_a_forgotten_port_object_may_be_collected_while_strays_are_sorted(port, wait_for):
+    def collect() -> None:
+        facade = SharedSerial(port, owner="legacy", timeout=0.05)
+        facade.write(b"no reply\n")
+        assert facade.read() == b""
+        wait_for(lambda: facade._lease._turn is None)
+        with port.common(LostProperty)._lock:
+            facade.__del__()
+
+    Person(collect).result()
 
 
 def test_a_port_that_is_not_shared_cannot_be_opened(tmp_path):

@@ -7,8 +7,9 @@ import time
 import weakref
 
 import pytest
-from people import Holder, Person
+from people import Holder, Person, in_line
 
+import coexistence.arbiter
 from coexistence import AcquireTimeout, Arbiter, GuardRevoked, Hold, WireClosed
 
 
@@ -108,6 +109,61 @@ def test_wire_handed_to_a_task_whose_loop_was_closed_while_it_waited_goes_on(arb
     with arbiter.acquire("heir", timeout=1):
         pass
     task._log_destroy_pending = False
+
+
+def test_tasks_that_the_garbage_collector_ends_let_go_wherever_that_strikes(arbiter, wait_for):
+    async def forget(owner: str) -> None:
+        async with arbiter.acquire(owner, timeout=60):
+            await asyncio.sleep(60)
+
+    def collect() -> None:
+        loop = asyncio.new_event_loop()
+        held, waiting = forget("holds"), forget("waits")
+        tasks = [loop.create_task(each) for each in (held, waiting)]
+        loop.run_until_complete(asyncio.sleep(0.01))
+        assert (arbiter.holder.owner, in_line(arbiter)) == ("holds", ["waits"])
+        with coexistence.arbiter._graph:
+            waiting.close()
+        assert in_line(arbiter) == []
+        heir = Person(lambda: arbiter.acquire("heir", timeout=5).__enter__())
+        wait_for(lambda: len(arbiter) == 1)
+        with arbiter._mutex:
+            held.close()
+        heir.result()
+        for task in tasks:
+            task._log_destroy_pending = False
+        loop.close()
+
+    Person(collect).result()
+
+
+def test_signal_handler_may_use_a_wire_wherever_it_strikes(arbiter):
+    def strike() -> None:
+        with (
+            coexistence.arbiter._graph,
+            arbiter._mutex,
+            pytest.raises(AcquireTimeout),
+            arbiter.acquire("handler", timeout=0),
+        ):
+            pass
+
+    with Holder(arbiter.acquire("meter")):
+        Person(strike).result()
+
+
+def test_batch_of_samples_is_not_waited_for_by_who_is_handing_it_on():
+    def hand_on(batch: list[object]) -> None:
+        batches.append(len(batch))
+        for _ in range(2 * 1024):  # what may end while the batch is made
+            with arbiter.acquire("meter"):
+                pass
+
+    batches: list[int] = []
+    arbiter = Arbiter("wire", on_samples=hand_on)
+    with arbiter.acquire("meter"):
+        pass
+    Person(arbiter.drain_samples).result()
+    assert batches == [3]
 
 
 def test_dead_holders_are_not_kept_in_memory(arbiter):
