@@ -100,7 +100,7 @@ class Channel:
         """What broke the connection last."""
         self._arbiter: Arbiter = wire.arbiter
         self._transport = transport
-        self._link_lock = threading.Lock()
+        self._link_lock = threading.RLock()
         self._link = threading.Condition(self._link_lock)  # entered by its lock: a signal cannot break into that
         self._connected = False
         self._ready = False
@@ -117,7 +117,7 @@ class Channel:
         self._reopener: threading.Thread | None = None
         self._searcher: threading.Thread | None = None
         """The reopener while it has not found the hardware."""
-        self._search_lock = threading.Lock()
+        self._search_lock = threading.RLock()
         self._commons: dict[Callable[[Channel], object], object] = {}
         transport.open()
         self._connected = self._ready = True
@@ -561,7 +561,7 @@ class Channel:
 
     def forget(self) -> None:
         """Let go of the hardware in a forked child; it stays the parent's."""
-        self._link_lock, self._search_lock = threading.Lock(), threading.Lock()
+        self._link_lock, self._search_lock = threading.RLock(), threading.RLock()
         self._link = threading.Condition(self._link_lock)
         self._closing = threading.Event()
         self._closing.set()
@@ -968,7 +968,7 @@ class Channel:
             for name, function in tuple(self._steps):
                 try:
                     function(guard)
-                except CoexistenceError as error:
+                except Exception as error:  # whatever it is, it is not for the owner of this exchange
                     raise WireDisconnected(
                         self.name,
                         f"it is back, but the step {name!r} that prepares it failed ({error})",

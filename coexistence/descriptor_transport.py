@@ -25,7 +25,7 @@ class DescriptorTransport(StreamTransport):
         self._descriptor = -1
         self._wake_read = -1
         self._wake_write = -1
-        self._wake_lock = threading.Lock()
+        self._wake_lock = threading.RLock()
         self._poller = select.poll()
 
     @abstractmethod
@@ -62,7 +62,7 @@ class DescriptorTransport(StreamTransport):
         self._close_descriptor()
 
     def forget(self) -> None:
-        self._wake_lock = threading.Lock()
+        self._wake_lock = threading.RLock()
         for descriptor in (self._descriptor, self._wake_read, self._wake_write):
             with contextlib.suppress(OSError):
                 os.close(descriptor)

@@ -292,7 +292,7 @@ class Worker:
         self._steps: deque[Callable[[], None]] = deque()
         self._wake_ups: SimpleQueue[None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._generation = 0
         self._stopped = False
 

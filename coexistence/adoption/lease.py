@@ -256,7 +256,8 @@ class Lease:
     def _begin(self, writer: object, limit: float) -> Turn:
         """Wait in line, and open a lease that the worker holds."""
         rules = self.rules
-        guard = LeaseGuard(self.channel, self.owner, limit, rules.rank, rules.longest + rules.reply_time)
+        longest = min(rules.longest + rules.reply_time, LONGEST_TIMEOUT_S)
+        guard = LeaseGuard(self.channel, self.owner, limit, rules.rank, longest)
         worker = self._worker()
         turn: Turn | None = None
         self._queued_writes.add(guard)

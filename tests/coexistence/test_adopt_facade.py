@@ -13,6 +13,7 @@ from ptys import PtyInstrument, instrument_and_port
 
 from coexistence import ConfigError, LeaseRules, SharedSerial, SharedSerialPort
 from coexistence.adoption.lost_property import LostProperty
+from coexistence.arbiter import LONGEST_TIMEOUT_S
 
 
 @pytest.fixture
@@ -170,6 +171,13 @@ def test_who_only_listens_is_in_nobodys_way(port, wait_for):
         asyncio.run(acquire())
         facade.cancel_read()
         assert reader.result() == b""
+
+
+def test_a_lease_may_last_as_long_as_anything_may(port):
+    rules = LeaseRules(longest=LONGEST_TIMEOUT_S)
+    with SharedSerial(port, owner="legacy", timeout=5.0, rules=rules) as facade:
+        facade.write(b"Q1?\n")
+        assert facade.read_until() == b"A1\n"
 
 
 def test_reset_input_buffer_drops_what_was_not_read(facade, wait_for):

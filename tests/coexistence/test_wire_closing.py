@@ -265,3 +265,22 @@ def test_what_was_given_to_a_worker_whose_place_was_taken_stays_in_its_order(mon
     wait_for(lambda: len(done) == 6)
     assert done == [0, 1, 2, 3, 4, 5]
     worker.stop(2.0)
+
+
+@pytest.mark.parametrize("where", ["link", "search", "wake", "arbiter", "worker"])
+def test_signal_handler_may_close_a_wire_wherever_it_strikes(port, where):
+    asyncio.run(port.query_async(b"Q1?\n", owner="meter"))
+    locks = {
+        "link": port._link_lock,
+        "search": port._search_lock,
+        "wake": port._transport._wake_lock,
+        "arbiter": port.wire.arbiter._mutex,
+        "worker": port.wire.worker._starting,
+    }
+
+    def strike() -> None:
+        with locks[where]:
+            port.close()
+
+    Person(strike).result()
+    assert port.wire.released

@@ -202,6 +202,22 @@ def test_steps_run_after_a_reconnect_before_anybodys_exchange(instrument, port):
     assert sorted(instrument.received[2:]) == [b"Q1?", b"Q2?", b"Q3?"]
 
 
+def test_step_that_fails_with_an_error_of_its_own_tells_others_that_the_wire_is_not_ready(instrument, port):
+    faults = [ValueError("error 6: no such command")]
+
+    def prepare(_: object) -> None:
+        if faults:
+            raise faults.pop()
+
+    port.add_reconnect_step("laser", prepare)
+    unplug(instrument, port)
+    instrument.plug_in()
+    with pytest.raises(WireDisconnected, match="the step 'laser' that prepares it failed") as caught:
+        port.query(b"Q1?\n", owner="meter", timeout=5.0)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
+
+
 def test_failed_step_fails_the_exchange_and_is_tried_again(instrument, port):
     def prepare(guard):
         assert guard.query(b"Qready?\n", timeout=0.2) == b"Aready"
