@@ -220,9 +220,6 @@ class Hold:
     server: threading.Thread
     """The worker thread that holds the wire on behalf of the asking task, where ``served``."""
 
-    gives_way: ClassVar[bool] = False
-    """Whether the holder lets go as soon as anybody wants the wire, so that it is in nobody's way."""
-
     served: ClassVar[bool] = False
     """Whether a worker holds the wire for the asking task, so that no event loop is needed for the hold to end."""
 
@@ -381,6 +378,10 @@ class Hold:
 
     def revoked(self) -> None:
         """Take note that this hold was ended from outside (mutex held; must not block)."""
+
+    def gives_way_to(self, waiter: Hold) -> bool:  # noqa: ARG002
+        """Tell whether this holder lets go as soon as such a one waits, so that it is not in its way."""
+        return False
 
     def contended(self, waiter: Hold) -> None:
         """Take note that somebody has joined the line behind this hold (mutex held; must not block)."""
@@ -916,7 +917,7 @@ class Arbiter:
                     self._drop_wait(party)
                     raise self._closed(hold.owner)
                 if self._slot and hold.timeout == 0.0:
-                    if not any(holder.gives_way for holder in self._slot.values()):
+                    if not any(holder.gives_way_to(hold) for holder in self._slot.values()):
                         self._drop_wait(party)
                         raise self._late(hold)
                     hold.timeout = GIVE_WAY_S

@@ -197,22 +197,24 @@ class ListeningGuard(StreamGuard):
 
     __slots__ = ("wanted",)
 
-    gives_way = True
-
     def __init__(self, channel: Channel, owner: str, timeout: float) -> None:
         super().__init__(channel, owner, timeout, Rank.BACKGROUND)
         self.wanted = False
         """Whether somebody else waits for the wire."""
 
+    def gives_way_to(self, waiter: Hold) -> bool:
+        """Tell whether a waiter wants to do more than listen."""
+        return not isinstance(waiter, ListeningGuard)
+
     def contended(self, waiter: Hold) -> None:
         """Give way to whoever has joined the line to do more than listen."""
-        if not isinstance(waiter, ListeningGuard):
+        if self.gives_way_to(waiter):
             self.wanted = True
             self._channel._transport.interrupt()
 
     def give_way_to_those_in_line(self) -> None:
         """Take note of who joined the line before this was granted."""
-        self.wanted = self.wanted or any(not isinstance(each, ListeningGuard) for each in self._arbiter.queue)
+        self.wanted = self.wanted or any(map(self.gives_way_to, self._arbiter.queue))
 
 
 @contextmanager

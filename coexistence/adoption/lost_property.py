@@ -87,4 +87,3 @@ class LostProperty:
 def _urgency(lease: Lease) -> tuple[bool, bool]:
     """Sort those who wait in a read first, then those who did when their lease ended."""
     return not lease.inbox.waiting, not lease.expecting
-

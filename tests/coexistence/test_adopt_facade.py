@@ -11,7 +11,8 @@ import serial
 from people import Person
 from ptys import PtyInstrument, instrument_and_port
 
-from coexistence import ConfigError, LeaseRules, SharedSerial, SharedSerialPort
+from coexistence import AcquireTimeout, ConfigError, LeaseRules, SharedSerial, SharedSerialPort
+from coexistence.adoption.guards import ListeningGuard
 from coexistence.adoption.lost_property import LostProperty
 from coexistence.arbiter import LONGEST_TIMEOUT_S
 
@@ -169,6 +170,9 @@ def test_who_only_listens_is_in_nobodys_way(port, wait_for):
             assert port.current_owner == "thread"
         wait_for(lambda: port.current_owner == "legacy")
         asyncio.run(acquire())
+        wait_for(lambda: port.current_owner == "legacy")
+        with pytest.raises(AcquireTimeout), ListeningGuard(port, "listens, too", 0.0):
+            pass
         facade.cancel_read()
         assert reader.result() == b""
 
