@@ -22,6 +22,7 @@ from ophyd.status import DeviceStatus
 
 from coexistence import Connection
 from devices.data_keys import field_data_key, source, value_data_key
+from devices.dialogue import tell_unheard
 from devices.protocols.conversation import Stamped
 from devices.protocols.field import Field
 from devices.v2.driver import BlockingDriver
@@ -311,6 +312,7 @@ class LegacyDevice(Device):
 
         def end(error: Exception | None) -> None:
             if not once.acquire(blocking=False):
+                tell_unheard(error)
                 return
             if error is None:
                 status.set_finished()

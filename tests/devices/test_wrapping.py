@@ -16,7 +16,7 @@ from machine import TimeTaken
 from ophyd.utils.errors import LimitError
 
 from devices.errors import MoveStopped
-from devices.protocols.errors import NotOnTarget
+from devices.protocols.errors import InstrumentFault, NotOnTarget
 from devices.v2 import DriverHung, DriverSignal, NotMeasured, wrap
 
 
@@ -173,6 +173,21 @@ def test_driver_error_fails_the_plan_and_leaves_no_value(engine, driver, spectro
         spectrometer.read()
     driver.broken = False
     engine(bp.count([spectrometer]))
+
+
+def test_what_an_instrument_says_to_a_call_that_was_given_up_is_logged(driver, caplog, wait_for):
+    device = wrap(driver, name="slow", read=["temperature"])
+    go_on = threading.Event()
+
+    def work() -> None:
+        go_on.wait()
+        raise InstrumentFault(7, "parameter out of range", instrument="thermometer")
+
+    status = device.do(work, "setting slow", timeout=0.1)
+    with pytest.raises(DriverHung):
+        status.wait(20)
+    go_on.set()
+    wait_for(lambda: "error 7: parameter out of range. Nobody waited for the end of this any more." in caplog.text)
 
 
 def test_hung_driver_fails_in_time_with_its_name(driver):
