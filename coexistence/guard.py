@@ -154,8 +154,19 @@ class Guard(Hold):
         self.begin_operation()
         try:
             return operation()
+        except BaseException as error:
+            self._free_exchange_after(error)
+            raise
         finally:
             self.end_operation()
+
+    def _free_exchange_after(self, error: BaseException) -> None:
+        """Free the exchange lock that a signal's exception may have left with this thread, at the outermost operation.
+
+        The block may go on after such an exception, and be left as if nothing had been.
+        """
+        if not isinstance(error, Exception) and self._root._operations == 1:
+            self._channel.wire.free_exchange()
 
     async def write_async(self, data: bytes, *, timeout: float | None = None) -> int:
         """As :meth:`write`. Cancellation: what has begun is completed on the wire."""

@@ -177,6 +177,9 @@ class StreamGuard(Guard):
                 yield
             finally:
                 lock.release()
+        except BaseException as error:
+            self._free_exchange_after(error)
+            raise
         finally:
             self.end_operation()
 

@@ -11,6 +11,7 @@ import pytest
 from people import Person
 
 from coexistence import Guard
+from coexistence.adoption.guards import StreamGuard
 from coexistence.guard import Job
 from coexistence.wire import Worker
 
@@ -71,6 +72,19 @@ def test_hold_ends_though_a_signal_kept_its_work_from_the_worker(port, monkeypat
     monkeypatch.setattr(Worker, "put", struck)
     asyncio.run(work())
     assert port.query(b"Q2?\n", owner="next") == b"A2"
+
+
+@pytest.mark.parametrize("of", ["guard", "driver"])
+def test_block_that_goes_on_after_ctrl_c_in_an_exchange_keeps_nobody_from_the_wire(port, of):
+    def strike(*_: object) -> None:
+        port.wire.exchange_lock.acquire()
+        raise KeyboardInterrupt
+
+    with port.acquire("struck") as guard, StreamGuard(port, "struck") as stream:
+        with pytest.raises(KeyboardInterrupt):
+            guard._operate(strike) if of == "guard" else stream.with_hardware(strike)
+        assert guard.query(b"Q1?\n") == b"A1"
+    assert Person(lambda: port.query(b"Q2?\n", owner="next")).result() == b"A2"
 
 
 def test_free_wire_is_taken_and_released_without_any_system_call(tmp_path):
