@@ -95,10 +95,13 @@ def test_a_reply_that_nobody_reads_yet_ends_the_lease_too(port):
 
 
 def test_a_command_without_reply_keeps_the_wire_for_the_quiet_time_only(port):
-    with facade_on(port, quiet_time=0.15) as facade:
-        facade.write(b"move\n")
-        assert port.current_owner == "legacy"
-        assert 0.1 < elapsed(lambda: port.query(b"Q2?\n", owner="other")) < 1.0
+    with facade_on(port, quiet_time=0.3) as facade:
+        with TimeTaken() as taken:
+            facade.write(b"move\n")
+            assert port.current_owner == "legacy"
+            assert port.query(b"Q2?\n", owner="other", timeout=5.0) == b"A2"
+        assert taken.elapsed_s >= 0.3
+        assert taken.own_s < 1.3
         assert port.query(b"Q3?\n", owner="other") == b"A3"
 
 
