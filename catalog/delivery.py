@@ -21,16 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import pyarrow
+from bluesky_tiled_plugins.utils import split_table, truncate_json_overflow
 from bluesky_tiled_plugins.writing.tiled_writer import (
-    RESERVED_DATA_KEYS,
+    MAX_TABLE_COLUMNS,
     RunNormalizer,
     _RunWriter,
 )
 
 from . import zarr_files  # noqa: F401 - the writer learns of Zarr by it
 from .checksums import file_of
+from .column_names import ColumnNames
+from .columns import Column, Form, cells, measured, ragged, stacked
 from .directory import DataDirectory, uid_of_journal
 from .encoding import Document, as_json, encode
 from .errors import JournalCorrupt
@@ -46,28 +48,32 @@ HDF5_MIMETYPE = "application/x-hdf5"
 FRAMES_OF_AN_EVENT_NDIM = 4
 """Events, frames of each, rows, columns: files count frames along one axis."""
 
+_ARROW_TYPES = {
+    "boolean": pyarrow.bool_(),
+    "integer": pyarrow.int64(),
+    "number": pyarrow.float64(),
+    "text": pyarrow.string(),
+}
+
 UNFINISHED_REASON = "The session ended without closing the run."
 
-RAGGED = "ragged"
-"""What a column of arrays becomes when their lengths differ, whatever its descriptor says."""
 
-
-class ColumnTypeChanged(Exception):
-    """A later value does not fit the type of its column on the server.
+class ColumnChanged(Exception):
+    """A value does not fit the form in which the server has its column.
 
     Attributes
     ----------
     stream, column : str
         Where.
-    promoted : str
-        What fits all values: "number" or "text".
+    form : Form
+        What fits all values.
     """
 
-    def __init__(self, stream: str, column: str, promoted: str) -> None:
+    def __init__(self, stream: str, column: str, form: Form) -> None:
         self.stream = stream
         self.column = column
-        self.promoted = promoted
-        super().__init__(f"column '{column}' of stream '{stream}' needs the type {promoted}")
+        self.form = form
+        super().__init__(f"column '{column}' of stream '{stream}' needs the form {form}")
 
 
 class RowsMissing(Exception):
@@ -110,8 +116,9 @@ class RunDelivery:
         self._tail: JournalTail | None = None
         self._writer: RunWriter | None = None
         self._normalizer: Any = None
+        self._names = ColumnNames()
         self._plain: set[str] = set()
-        self._promoted: dict[tuple[str, str], str] = {}
+        self._forms: dict[tuple[str, str], Form] = {}
         self._caught_up = False
 
     def step(self, runs: Any) -> bool:
@@ -131,9 +138,10 @@ class RunDelivery:
         """
         if self._tail is None:
             self._tail = JournalTail(self.path)
-            self._writer = RunWriter(runs, self.directory, self._promoted)
-            self._normalizer = RunNormalizer()
+            self._writer = RunWriter(runs, self.directory, self._forms)
+            self._normalizer = Normalizer()
             self._normalizer.subscribe(self._writer)
+            self._names = ColumnNames()
         begin = self._tail.offset
         documents = self._tail.read(BATCH_BYTES)
         if begin == 0:
@@ -146,9 +154,9 @@ class RunDelivery:
                 self._deliver(name, document)
             if self._writer is not None:
                 self._writer.flush()
-        except ColumnTypeChanged as change:
+        except ColumnChanged as change:
             logger.info("Run %s is written again: %s", self.uid, change)
-            self._promoted[change.stream, change.column] = change.promoted
+            self._forms[change.stream, change.column] = change.form
             self.restart()
             more = True
         if not more and not self._caught_up:
@@ -179,8 +187,11 @@ class RunDelivery:
             return
         if name not in ("event", "event_page"):
             document = as_json(document)
+        document = self._names(name, document)
         if name == "descriptor":
-            self._writer.note_undeclared_types(document)
+            for key, kept in self._names.changed[document["name"]].items():
+                self._normalizer.notes.append(f"Column '{key}' of stream '{document['name']}' is called '{kept}' here.")
+            self._writer.note_untyped(document)
             if _is_plain(document):
                 self._plain.add(document["uid"])
         if name == "event" and document["descriptor"] in self._plain:
@@ -231,34 +242,66 @@ class RunDelivery:
         }
 
 
+class Normalizer(RunNormalizer):  # type: ignore[misc]
+    """Brings documents to the present schema, and takes those, too, that keep to none: they were measured."""
+
+    def emit(self, name: Any, doc: Document) -> None:
+        """Pass a document on without validating it."""
+        self.dispatcher.process(name, doc)
+
+
+class StreamRows:
+    """The rows of a stream that are to be written next, column by column."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, Column] = {}
+        self.timestamps: dict[str, list[float | None]] = {}
+        self.seq_num: list[int] = []
+        self.time: list[float] = []
+
+    def add(self, key: str, column: Column) -> None:
+        """Add a column, which has no value in the rows that wait already."""
+        self.columns[key] = column
+        self.timestamps[key] = [None] * len(self.time)
+        for _ in self.time:
+            column.take(None)
+
+    def clear(self) -> None:
+        """Forget the rows, which are written."""
+        self.time.clear()
+        for timestamps in self.timestamps.values():
+            timestamps.clear()
+        self.seq_num.clear()
+        for column in self.columns.values():
+            column.clear()
+
+
 class RunWriter(_RunWriter):  # type: ignore[misc]
     """The writer of bluesky-tiled-plugins for one run, able to begin again and to write when told.
 
     It differs in six things: a run that is there already is emptied and written anew; an append is never
     repeated blindly; rows are written by `flush`, not by their number; they are counted on the server before the run
-    is complete; the type of a column follows the descriptor, not the first value; and rows and columns of a square
-    image have names of their own.
+    is complete; a column has the form that holds all of its values (see `catalog.columns`); and rows and columns of a
+    square image have names of their own.
     """
 
-    def __init__(self, runs: Any, directory: DataDirectory, promoted: Mapping[tuple[str, str], str]) -> None:
-        # Arrays in a table are read back as text by a client that reads the whole stream.
-        super().__init__(runs.include_data_sources(), batch_size=2**62, max_array_size=0)
+    def __init__(self, runs: Any, directory: DataDirectory, forms: Mapping[tuple[str, str], Form]) -> None:
+        super().__init__(runs.include_data_sources())
         self.complete = False
         self.events: dict[str, int] = {}
         self._directory = directory
-        self._promoted = promoted
+        self._forms = forms
+        self._streams: dict[str, StreamRows] = {}
         self._cached_bytes = 0
-        self._column_types: dict[str, dict[str, str]] = {}
-        self._array_types: dict[tuple[str, str], np.dtype[Any]] = {}
-        self._array_lengths: dict[tuple[str, str], int] = {}
-        self._undeclared: set[tuple[str, str]] = set()
+        self._untyped: set[tuple[str, str]] = set()
         self._rows_sent: Counter[str] = Counter()
+        self._array_rows: Counter[tuple[str, str]] = Counter()
 
-    def note_undeclared_types(self, descriptor: Document) -> None:
+    def note_untyped(self, descriptor: Document) -> None:
         """Note whose machine type the descriptor does not tell; to be called before it is normalized."""
         for key, data_key in descriptor["data_keys"].items():
             if not any(data_key.get(part) for part in ("dtype_numpy", "dtype_str", "dtype_descr")):
-                self._undeclared.add((descriptor["name"], key))
+                self._untyped.add((descriptor["name"], key))
 
     def start(self, doc: Document) -> None:
         """Create the run's node, or take over the one that is there."""
@@ -286,39 +329,38 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
     def descriptor(self, doc: Document) -> None:
         """Create the stream, or note its new configuration."""
         stream = doc["name"]
-        types = self._column_types.setdefault(stream, {})
         self.events.setdefault(stream, 0)
-        ragged = {
-            key: {**data_key, "shape": [None]}
-            for key, data_key in doc["data_keys"].items()
-            if self._promoted.get((stream, key)) == RAGGED
-        }
-        doc = {**doc, "data_keys": {**doc["data_keys"], **ragged}}
-        for key, data_key in doc["data_keys"].items():
-            if "external" in data_key:
-                continue
-            kind = np.dtype(data_key["dtype_numpy"]).kind if _is_simple(data_key.get("dtype_numpy")) else ""
-            if data_key["dtype"] == "number" and kind in ("", "f"):
-                types[key] = "number"
-            elif data_key["dtype"] == "array" and kind == "f":
-                types[key] = "numbers"
-            else:
-                types[key] = ""
+        for data_key in doc["data_keys"].values():
+            if isinstance(data_key.get("dtype_numpy"), list):
+                data_key["dtype_numpy"] = list(map(tuple, data_key["dtype_numpy"]))  # as numpy wants it
         super().descriptor(doc)
-        # The writer takes no shape for that of an array of one value, and cannot write a number as such.
-        self._int_array_keys[stream] -= {key for key, data_key in doc["data_keys"].items() if not data_key["shape"]}
+        rows = self._streams.setdefault(stream, StreamRows())
+        known = [key for of_stream, key in self._forms if of_stream == stream]
+        for key in (*(key for key, data_key in doc["data_keys"].items() if "external" not in data_key), *known):
+            if key not in rows.columns and stream not in self._internal_tables:
+                self._add_column(stream, key)
+
+    def _add_column(self, stream: str, key: str) -> None:
+        data_key = self.data_keys.get(key, {"dtype": "unknown"})
+        column = Column(data_key, self._forms.get((stream, key)), (stream, key) not in self._untyped)
+        self._streams[stream].add(key, column)
 
     def event(self, doc: Document) -> None:
         """Take one event; it reaches the server with the next `flush`."""
         stream = self._desc_nodes[doc["descriptor"]].item["id"]
+        rows = self._streams[stream]
         self.events[stream] = max(self.events[stream], doc["seq_num"])
-        arrays = self._int_array_keys[stream]
-        row: dict[str, Any] = {"seq_num": doc["seq_num"], "time": float(doc["time"])}
-        for key, value in doc["data"].items():
-            row[key] = self._cell(stream, key, value, keep_array=key in arrays)
-        for key, timestamp in doc["timestamps"].items():
-            row[f"ts_{key}"] = float(timestamp)
-        self._internal_data_cache[stream].append(row)
+        data, timestamps = doc["data"], doc["timestamps"]
+        for key in data.keys() - rows.columns.keys():
+            if stream in self._internal_tables:
+                raise ColumnChanged(stream, key, measured(data[key])[1])
+            self._add_column(stream, key)
+        rows.seq_num.append(doc["seq_num"])
+        rows.time.append(float(doc["time"]))
+        for key, column in rows.columns.items():
+            self._cached_bytes += column.take(data.get(key))
+            timestamp = timestamps.get(key)
+            rows.timestamps[key].append(None if timestamp is None else float(timestamp))
         if self._cached_bytes > BATCH_BYTES:
             self.flush()
 
@@ -329,7 +371,7 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         self._count_rows()
         if doc.get("reason") == UNFINISHED_REASON:
             self._leave_out_unannounced_frames()
-        super().stop(doc)
+        super().stop(truncate_json_overflow(doc))
 
     def _count_rows(self) -> None:
         """Make sure that the server has kept what it took: not every server does when it is read at the same time."""
@@ -358,62 +400,69 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
     def flush(self) -> None:
         """Write everything taken so far to the server."""
         self._cached_bytes = 0
-        for stream, rows in self._internal_data_cache.items():
-            if rows:
-                self._even_out(stream, rows)
-                _make_numbers_alike(rows)
-                self._write_internal_data(rows, desc_node=self._desc_nodes[stream])
+        for stream, rows in self._streams.items():
+            if rows.time:
+                self._write_rows(stream, rows)
                 rows.clear()
         while self._external_data_cache:
             _, datum = self._external_data_cache.popitem()
             self._write_external_data(datum)
 
-    def _cell(self, stream: str, key: str, value: Any, keep_array: bool) -> Any:
-        if keep_array and np.ndim(value) > 0:
-            return self._array_cell(stream, key, np.asarray(value))
-        if isinstance(value, np.ndarray | np.generic):
-            value = value.tolist()
-        elif isinstance(value, tuple):
-            value = list(value)
-        kind = self._promoted.get((stream, key)) or self._column_types[stream].get(key, "")
-        if kind == "number":
-            return _as_number(value)
-        if kind == "numbers":
-            return _as_numbers(value)
-        if kind == "text":
-            return None if value is None else str(value)
-        return value
-
-    def _array_cell(self, stream: str, key: str, value: np.ndarray[Any, Any]) -> Any:
-        """Return the array as it can be stored; an array's node has one type for the whole run."""
-        self._cached_bytes += value.nbytes
-        place = stream, key
-        promoted = place in self._promoted
-        if value.dtype.kind not in "biuf":
-            return value
-        if value.ndim == 1 and self._array_lengths.setdefault(place, len(value)) != len(value):
-            raise ColumnTypeChanged(stream, key, RAGGED)
-        if place not in self._array_types:
-            declared = self.data_keys[key].get("dtype_numpy")
-            if promoted:
-                self._array_types[place] = np.dtype("<f8")
-            elif place in self._undeclared or not _is_simple(declared):
-                self._array_types[place] = value.dtype
+    def _write_rows(self, stream: str, rows: StreamRows) -> None:
+        for key, column in rows.columns.items():
+            if column.settle() != (column.written or column.form):
+                raise ColumnChanged(stream, key, column.settle())
+        table: dict[str, Any] = {
+            "seq_num": pyarrow.array(rows.seq_num, pyarrow.int64()),
+            "time": pyarrow.array(rows.time, pyarrow.float64()),
+        }
+        for key, column in rows.columns.items():
+            form = column.written = column.settle()
+            if form.is_array:
+                self._write_array(stream, key, form, column.arrays)
             else:
-                self._array_types[place] = np.dtype(declared)
-            self.data_keys[key] = {**self.data_keys[key], "dtype_numpy": self._array_types[place].str}
-        if not promoted and not _casts_exactly(value, self._array_types[place]):
-            raise ColumnTypeChanged(stream, key, "number")
-        return value
+                table[key] = pyarrow.array(cells(column.values, form), _ARROW_TYPES[form.kind])
+        for key, timestamps in rows.timestamps.items():
+            table[f"ts_{key}"] = pyarrow.array(timestamps, pyarrow.float64())
+        whole = pyarrow.table(table)
+        parts = {"": whole}
+        if whole.num_columns > MAX_TABLE_COLUMNS:
+            parts = {f"_{number}": part for number, part in enumerate(split_table(whole, MAX_TABLE_COLUMNS))}
+        for suffix, part in parts.items():
+            self._append(stream, suffix, part)
 
-    def _even_out(self, stream: str, rows: list[dict[str, Any]]) -> None:
-        # The writer pads lists of unequal length, but not arrays.
-        for key in self._int_array_keys[stream]:
-            cells = [row[key] for row in rows if key in row]
-            if len({len(cell) for cell in cells}) > 1:
-                for row in rows:
-                    if isinstance(row.get(key), np.ndarray):
-                        row[key] = row[key].tolist()
+    def _append(self, stream: str, suffix: str, table: pyarrow.Table) -> None:
+        node = self._internal_tables.get(stream + suffix)
+        if node is None:
+            metadata = {key: self.data_keys[key] for key in table.column_names if key in self.data_keys}
+            node = self._desc_nodes[stream].create_appendable_table(
+                schema=table.schema,
+                key=f"internal{suffix}",
+                metadata=truncate_json_overflow(metadata),
+                access_tags=self.access_tags,
+            )
+            self._internal_tables[stream + suffix] = node
+        node.append_partition(0, table)
+        self._rows_sent["/".join(node.path_parts)] += table.num_rows
+
+    def _write_array(self, stream: str, key: str, form: Form, values: list[Any]) -> None:
+        node = self._internal_arrays.get(f"{stream}/{key}")
+        array = stacked(values, form) if form.kind == "array" else ragged(values, form)
+        if node is not None:
+            offset = (self._array_rows[stream, key],)
+            node.patch(array, offset=offset, extend=True)
+        else:
+            write = (
+                self._desc_nodes[stream].write_array if form.kind == "array" else self._desc_nodes[stream].write_ragged
+            )
+            self._internal_arrays[f"{stream}/{key}"] = write(
+                array,
+                key=key,
+                metadata=truncate_json_overflow({**self.data_keys.get(key, {}), "dtype_numpy": form.dtype.str}),
+                dims=self._internal_dims(stream, (len(values), *form.shape)),
+                access_tags=self.access_tags,
+            )
+        self._array_rows[stream, key] += len(values)
 
     def _internal_dims(self, desc_name: str, shape: tuple[int | None, ...]) -> tuple[str, ...]:
         # The writer names a dimension by its size, and xarray cannot work with one name twice in an array.
@@ -424,92 +473,10 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
             dims.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
         return tuple(dims)
 
-    def _append_with_retry(self, df_client: Any, table: pyarrow.Table, desc_name: str) -> None:
-        schema = df_client.structure().arrow_schema_decoded
-        if set(table.column_names) - set(schema.names):
-            unknown = ", ".join(sorted(set(table.column_names) - set(schema.names)))
-            raise ValueError(f"The events of stream '{desc_name}' gained columns on the way: {unknown}.")
-        columns = []
-        for field in schema:
-            if field.name not in table.column_names:
-                columns.append(pyarrow.nulls(table.num_rows, field.type))
-                continue
-            column = table[field.name]
-            if not _fits(column.type, field.type):
-                raise ColumnTypeChanged(desc_name, field.name, _common_kind(column.type, field.type))
-            try:
-                columns.append(column.cast(field.type))
-            except pyarrow.ArrowInvalid as error:
-                raise ColumnTypeChanged(desc_name, field.name, _common_kind(column.type, field.type)) from error
-        df_client.append_partition(0, pyarrow.Table.from_arrays(columns, schema=schema))
-        self._rows_sent["/".join(df_client.path_parts)] += table.num_rows
-
 
 def _is_plain(descriptor: Document) -> bool:
-    """Tell whether the events of a stream need no normalizing: no files, no name the catalog reserves."""
-    data_keys = descriptor["data_keys"]
-    return not any("external" in data_key for data_key in data_keys.values()) and not (
-        data_keys.keys() & set(RESERVED_DATA_KEYS)
-    )
-
-
-def _is_simple(dtype: Any) -> bool:
-    return isinstance(dtype, str) and bool(dtype)
-
-
-def _casts_exactly(value: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> bool:
-    if np.can_cast(value.dtype, dtype, "safe"):
-        return True
-    with np.errstate(invalid="ignore", over="ignore"):
-        return bool(np.array_equal(value.astype(dtype), value, equal_nan=value.dtype.kind == "f"))
-
-
-def _as_number(value: Any) -> Any:
-    if value is None:
-        return float("nan")
-    if isinstance(value, int) and int(float(value)) == value:
-        return float(value)
-    return value
-
-
-def _as_numbers(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_as_numbers(item) for item in value]
-    return _as_number(value)
-
-
-def _make_numbers_alike(rows: list[dict[str, Any]]) -> None:
-    """Make columns of whole numbers and fractions all fractions, or text where a fraction could not keep a number.
-
-    Arrow would do the same, but refuses whole numbers above 2**53 beside fractions.
-    """
-    for key in {key for row in rows for key in row}:
-        if not {int, float} <= {type(row.get(key)) for row in rows}:
-            continue
-        numbers = [row for row in rows if type(row.get(key)) in (int, float)]
-        exact = all(isinstance(_as_number(row[key]), float) for row in numbers)
-        for row in numbers:
-            row[key] = _as_number(row[key]) if exact else str(row[key])
-
-
-def _fits(value: pyarrow.DataType, column: pyarrow.DataType) -> bool:
-    """Tell whether the cast keeps what the value is: numbers must not silently become text."""
-    if pyarrow.types.is_null(value) or value == column:
-        return True
-    if pyarrow.types.is_list(value) and pyarrow.types.is_list(column):
-        return _fits(value.value_type, column.value_type)
-    return _is_numeric(value) and _is_numeric(column)
-
-
-def _is_numeric(kind: pyarrow.DataType) -> bool:
-    return bool(pyarrow.types.is_integer(kind) or pyarrow.types.is_floating(kind))
-
-
-def _common_kind(value: pyarrow.DataType, column: pyarrow.DataType) -> str:
-    if pyarrow.types.is_list(value) and (pyarrow.types.is_list(column) or pyarrow.types.is_string(column)):
-        return "numbers"
-    # A column that has had nothing but None so far was created as text.
-    return "number" if _is_numeric(value) else "text"
+    """Tell whether the events of a stream need no normalizing, as there are no files."""
+    return not any("external" in data_key for data_key in descriptor["data_keys"].values())
 
 
 class ReportedProblem:

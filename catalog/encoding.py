@@ -220,13 +220,15 @@ _decoder = json.JSONDecoder(object_hook=_restore)
 def as_json(value: Any) -> Any:
     """Return metadata as plain JSON values, the form in which the catalog keeps and searches it."""
     if isinstance(value, Mapping):
-        return {str(key): as_json(item) for key, item in value.items()}
+        return {storable(str(key)): as_json(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return storable(value)
     if isinstance(value, list | tuple):
         return [as_json(item) for item in value]
     if isinstance(value, set):
         return [as_json(item) for item in sorted(value, key=repr)]
     if isinstance(value, np.ndarray | np.generic):
-        return as_json(value.tolist())
+        return as_json(_as_python(value))
     if isinstance(value, complex):
         return [value.real, value.imag]
     if isinstance(value, bytes):
@@ -236,3 +238,21 @@ def as_json(value: Any) -> Any:
     if isinstance(value, datetime.date):
         return value.isoformat()
     return value
+
+
+def storable(text: str) -> str:
+    r"""Return a text as JSON and databases take it: what is no Unicode is written out, as in ``\ud800``."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _as_python(value: np.ndarray[Any, Any] | np.generic) -> Any:
+    """Return numbers and times of numpy's own as Python's, and as text what Python has no type for."""
+    if value.dtype.kind in "Mm":
+        return value.astype(str).tolist()
+    if value.dtype.char in "gG" and value.ndim:  # numbers that Python has no type for
+        return [_as_python(item) for item in np.asarray(value)]
+    if not isinstance(plain := value.tolist(), np.generic):
+        return plain
+    if isinstance(plain, np.complexfloating):
+        return [_as_python(plain.real), _as_python(plain.imag)]
+    return float(plain) if float(plain) == plain or plain != plain else str(plain)

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
 
+from .column_names import ColumnNames
+from .columns import text_of
+from .delivery import Normalizer
 from .encoding import Document, as_json
 from .journal import original_documents
 
@@ -80,7 +82,7 @@ def compare_run(data_dir: str | os.PathLike[str], run: Any) -> list[Difference]:
     JournalCorrupt
         The journal is damaged.
     """
-    emitted = original_documents(data_dir, run.metadata["start"]["uid"])
+    emitted = _named_as_there(original_documents(data_dir, run.metadata["start"]["uid"]))
     stored = list(run.documents())
     differences: list[Difference] = []
     for name in ("start", "stop"):
@@ -91,6 +93,13 @@ def compare_run(data_dir: str | os.PathLike[str], run: Any) -> list[Difference]:
     differences += _compare_events(emitted, stored, run)
     differences += _compare("frames", _frames(_normalized(emitted)), _frames(stored))
     return differences
+
+
+def _named_as_there(documents: Iterable[tuple[str, Document]]) -> list[tuple[str, Document]]:
+    """Return documents with the names that streams and columns have in the catalog."""
+    names = ColumnNames()
+    events = ("event", "event_page")
+    return [(name, names(name, document if name in events else as_json(document))) for name, document in documents]
 
 
 def _compare_descriptors(
@@ -126,7 +135,7 @@ def _compare_data_keys(where: str, emitted: Mapping[str, Any], stored: Mapping[s
     differences = []
     for key, data_key in emitted.items():
         kept = {part: value for part, value in stored.get(key, {}).items() if part in data_key}
-        if kept.get("shape") == [None]:
+        if None in (kept.get("shape") or ()):
             kept["shape"] = data_key["shape"]  # arrays whose lengths differ, so that what was said does not hold
         differences += _compare(f"{where}.{key}", as_stored(data_key), kept)
     return differences
@@ -153,7 +162,7 @@ def _compare_events(
 
 def _normalized(documents: Iterable[tuple[str, Document]]) -> list[tuple[str, Document]]:
     """Return the documents as the catalog's writer gets them: of the present schema."""
-    normalizer = RunNormalizer()
+    normalizer = Normalizer()
     present: list[tuple[str, Document]] = []
     normalizer.subscribe(lambda name, document: present.append((name, document)))
     for name, document in documents:
@@ -243,7 +252,7 @@ def _within_range(value: Any) -> Any:
         return [_within_range(item) for item in value]
     if isinstance(value, bool) or not isinstance(value, int | float) or (value != value):
         return value
-    if math.isinf(value):
+    if isinstance(value, float) and math.isinf(value):
         return math.copysign(LARGEST_JSON_FLOAT, value)
     if abs(value) > LARGEST_JSON_INTEGER and value % 1 == 0:
         return max(min(value, LARGEST_JSON_INTEGER), -LARGEST_JSON_INTEGER)
@@ -265,9 +274,17 @@ def _equal(emitted: Any, stored: Any) -> bool:
         return len(emitted) == len(stored) and all(map(_equal, emitted, stored))
     if isinstance(emitted, dict) and isinstance(stored, dict):
         return emitted.keys() == stored.keys() and all(_equal(emitted[key], stored[key]) for key in emitted)
-    if _is_missing(emitted) and _is_missing(stored):
+    if _is_missing(emitted) and (_is_missing(stored) or _is_missing_array(stored)):
         return True
+    if isinstance(stored, str):  # as a column of text has it
+        return text_of(emitted) == stored
     return bool(np.array_equal(emitted, stored)) if isinstance(stored, np.ndarray) else bool(emitted == stored)
+
+
+def _is_missing_array(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(_is_missing(item) or _is_missing_array(item) for item in value)
+    )
 
 
 def _is_missing(value: Any) -> bool:
