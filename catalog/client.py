@@ -142,6 +142,7 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
     import httpx
     from tiled.client import from_uri
 
+    from .outages import tell_of_outages
     from .rewriting import make_patient
     from .run_catalog import RunCatalog
 
@@ -151,6 +152,7 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
     try:
         kind = "dask" if lazy else "numpy"
         root = from_uri(api_address(url), kind, api_key=key, trust_env=not is_local(url))
+        tell_of_outages(root.context.http_client, directory)
         make_patient(root.context.http_client, directory)
         root = root.new_variation(structure_clients=private_structure_clients(root.structure_clients))
         while True:
@@ -174,12 +176,13 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
     except httpx.HTTPStatusError as error:
         if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             # The original error's text holds the address, and with it possibly the key.
-            raise _key_rejected(directory, external) from None
+            raise key_rejected(directory) from None
         raise
 
 
-def _key_rejected(directory: DataDirectory, external: ExternalServer | None) -> KeyRejected:
-    if external is not None:
+def key_rejected(directory: DataDirectory) -> KeyRejected:
+    """Return the error that says where the key was found which the server does not accept."""
+    if (external := ExternalServer.read(directory)) is not None:
         place = external.key_file or f"the environment variable {external.key_variable}"
         return KeyRejected(directory.root, place, f"Ask who runs {external.uri} for another.")
     return KeyRejected(

@@ -109,7 +109,12 @@ class Column:
 
     def take(self, value: Any) -> int:
         """Take the value of the next event, None when it has none; return how many bytes an array takes."""
-        if type(value) is float and self.form is NUMBER:
+        form, kind = self.form, type(value)
+        # A million events pass here: what fits is to cost next to nothing.
+        if form is not None and (
+            _PLAIN.get(kind) is form
+            or (kind is int and (form is NUMBER or form is INTEGER) and -LARGEST_EXACT <= value <= LARGEST_EXACT)
+        ):
             self.values.append(value)
             return 0
         original, (value, found) = value, measured(value)
@@ -263,8 +268,9 @@ def join(one: Form, other: Form) -> Form:
         return _with_missing(other if one == NOTHING else one)
     if one.kind in _RANK and other.kind in _RANK:
         wider = max(one, other, key=lambda form: _RANK[form.kind])
-        large = one.large or other.large
-        return TEXT if large and wider == NUMBER else replace(wider, large=large)
+        if one.large or other.large:
+            return TEXT if wider is NUMBER else LARGE_INTEGER
+        return wider
     if not one.is_array or not other.is_array or len(one.shape) != len(other.shape):
         return TEXT
     dtype = np.result_type(one.dtype, other.dtype)

@@ -90,7 +90,13 @@ class CatalogSession:
         ------
         CatalogStartFailed, CatalogTimeout, KeyRejected
             The server is not there.
+        CatalogUnavailable
+            The session is closed.
         """
+        if self._closing.is_set():
+            from .outages import stopped
+
+            raise stopped(self.directory)
         url = wait_for_server(self.directory, wait)
         if self._catalog is None or self._catalog_url != url:
             self._catalog = connect(self.directory, url, wait)
