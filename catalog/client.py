@@ -178,6 +178,13 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
             # The original error's text holds the address, and with it possibly the key.
             raise key_rejected(directory) from None
         raise
+    except httpx.TransportError as error:
+        raise CatalogTimeout(
+            directory.root,
+            f"The server at {url} broke off ({type(error).__name__}) when it was asked for the catalog of "
+            f"{directory.root}: try again.",
+            time.monotonic() - began,
+        ) from None
 
 
 def key_rejected(directory: DataDirectory) -> KeyRejected:
