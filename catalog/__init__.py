@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .checksums import FileProblem, verify_files
     from .client import open_catalog, shut_down, wait_delivered, wait_settled, web_address
     from .errors import (
+        BadSearch,
         CatalogError,
         CatalogRefuses,
         CatalogStartFailed,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         JournalWriteError,
         KeyRejected,
         NoCatalog,
+        UnknownPart,
         UnknownRun,
         UnrecordableValue,
         UnsupportedPlatform,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from .session import CatalogSession
 
 _HOMES = {
+    "BadSearch": "errors",
     "CatalogError": "errors",
     "CatalogRefuses": "errors",
     "CatalogSession": "session",
@@ -60,6 +63,7 @@ _HOMES = {
     "NoCatalog": "errors",
     "SessionLease": "launch",
     "UnknownMoment": "moments",
+    "UnknownPart": "errors",
     "UnknownRun": "errors",
     "UnrecordableValue": "errors",
     "UnsupportedPlatform": "errors",
@@ -80,6 +84,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BadSearch",
     "CatalogError",
     "CatalogRefuses",
     "CatalogSession",
@@ -100,6 +105,7 @@ __all__ = [
     "NoCatalog",
     "SessionLease",
     "UnknownMoment",
+    "UnknownPart",
     "UnknownRun",
     "UnrecordableValue",
     "UnsupportedPlatform",

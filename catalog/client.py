@@ -208,7 +208,7 @@ def private_structure_clients(structure_clients: Any) -> Any:
     """
     from tiled.utils import OneShotCachedMap
 
-    from .run_catalog import RunCatalog
+    from .run_catalog import Run, RunCatalog, Stream
 
     class PrivateClients(OneShotCachedMap[str, Any]):  # type: ignore[misc]
         def __copy__(self) -> PrivateClients:
@@ -220,6 +220,8 @@ def private_structure_clients(structure_clients: Any) -> Any:
     own = PrivateClients()
     own.__setstate__(dict(structure_clients.__getstate__()))
     own.set("CatalogOfBlueskyRuns", lambda: RunCatalog)
+    own.set("BlueskyRun", lambda: Run)
+    own.set("BlueskyEventStream", lambda: Stream)
     return own
 
 

@@ -114,6 +114,31 @@ class UnknownRun(CatalogError, KeyError):
         return self.message
 
 
+class UnknownPart(CatalogError, KeyError):
+    """A run has no stream, or a stream no column, of this name.
+
+    Attributes
+    ----------
+    name : str
+        What was asked for.
+    known : list of str
+        What there is.
+    """
+
+    def __init__(self, whole: str, part: str, name: str, known: list[str]) -> None:
+        self.name = name
+        self.known = known
+        self.message = f"{whole} has no {part} '{name}'. It has: {', '.join(known) or 'none'}."
+        super().__init__(self.message)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class BadSearch(CatalogError, ValueError):
+    """What is to be searched for cannot be asked for in this way."""
+
+
 class DataDirectoryError(CatalogError):
     """The data directory cannot be used.
 

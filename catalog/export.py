@@ -86,6 +86,9 @@ def export_run(
     """
     target = Path(target).expanduser()
     chosen = format or FORMATS.get(target.suffix.lower())
+    if format is not None and format not in FORMATS.values():
+        known = ", ".join(dict.fromkeys(FORMATS.values()))
+        raise ExportError(target, f"'{format}' is no format of a file: give {known}.")
     if chosen is None:
         raise ExportError(target, f"'{target.name}' tells no format: let it end in {', '.join(FORMATS)}.")
     recorded = recorded_run(data_dir, uid, run)
@@ -150,11 +153,14 @@ def _new_files(targets: list[Path]) -> Iterator[list[Path]]:
                 os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
             except FileExistsError:
                 raise ExportError(target, f"{target} exists already; remove it or give another name.") from None
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if target.parent.is_dir():  # as in /proc, where nobody makes files
+                    raise ExportError(target, f"{target} cannot be written there.") from error
                 message = f"There is no folder {target.parent.absolute()}: create it or give another."
                 raise ExportError(target, message) from None
-            except OSError as error:
-                raise ExportError(target, f"{target} cannot be written: {error.strerror}.") from error
+            except (OSError, ValueError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+                raise ExportError(target, f"{target} cannot be written: {reason}.") from error
             claimed.append(target)
         yield drafts
         for draft, target in zip(drafts, targets, strict=True):
@@ -162,4 +168,5 @@ def _new_files(targets: list[Path]) -> Iterator[list[Path]]:
         claimed.clear()
     finally:
         for path in (*claimed, *drafts):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):  # a name that cannot be has no file
+                path.unlink(missing_ok=True)

@@ -483,6 +483,8 @@ def find_journal(data_dir: str | os.PathLike[str], uid: str) -> Path:
         The directory cannot be read.
     """
     directory = DataDirectory.at(data_dir)
+    if not isinstance(uid, str):
+        raise UnknownRun(f"{uid}", f"{directory.root}: journals go by uid, as catalog[{uid}].metadata['start']['uid']")
     found: dict[str, Path] = {}
     with directory.access():
         path = directory.journal_of(uid)

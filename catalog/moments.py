@@ -54,6 +54,8 @@ def period(moment: str | float | datetime, now: float | None = None) -> tuple[fl
     if isinstance(moment, datetime):
         return moment.timestamp(), moment.timestamp()
     if not isinstance(moment, str):
+        if not isinstance(moment, int | float):
+            raise UnknownMoment(repr(moment))
         return float(moment), float(moment)
     present = datetime.fromtimestamp(time.time() if now is None else now)
     text = " ".join(moment.lower().split())

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
+from .errors import BadSearch
 from .moments import period
 from .notes import ANNOTATIONS_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from datetime import datetime
 
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -68,27 +71,41 @@ def search_runs(
     ------
     UnknownMoment
         ``since`` or ``until`` is not understood.
-    ValueError
-        ``exit_status`` is none of the three.
+    BadSearch
+        ``exit_status`` is none of the three, or a value is of a kind that cannot be searched for.
     """
     from tiled.queries import Comparison, Contains, Eq, FullText
 
+    tags = [tags] if isinstance(tags, str) else list(tags) if isinstance(tags, Iterable) else [tags]
+    texts = {"device": device, "detector": detector, "motor": motor, "note": note, "text": text}
+    for name, given_text in (*texts.items(), *(("tags", tag) for tag in tags)):
+        if given_text is not None and not isinstance(given_text, str):
+            raise BadSearch(f"{name}={given_text!r} cannot be searched for: give text.")
     given = {"plan_name": plan, "sample": sample, "operator": operator, "proposal": proposal}
     given = {key: value for key, value in given.items() if value is not None}
-    queries: list[Any] = [Eq(f"start.{key}", value) for key, value in {**given, **metadata}.items()]
+    entries = {
+        key: value.item() if isinstance(value, np.generic) else value for key, value in {**given, **metadata}.items()
+    }
+    for key, value in entries.items():
+        if not isinstance(value, str | int | float | None):
+            raise BadSearch(
+                f"{key}={value!r} cannot be searched for: give text, a number, True, False or None. Entries of entries "
+                f"are asked for with a dot, **{{'{key}.name': value}}; anything by the words in it, text='...'."
+            )
+    queries: list[Any] = [Eq(f"start.{key}", value) for key, value in entries.items()]
     for names, name in (("start.detectors", detector), ("start.motors", motor), ("start", device)):
         if name is not None:
             # The entry is compared as text: with its quotes a name is not found inside a longer one.
             queries.append(Contains(names, json.dumps(name)))
     if exit_status is not None:
         if exit_status not in (ways := get_args(ExitStatus)):
-            raise ValueError(f"'{exit_status}' is no exit status of a run: give {', '.join(ways)}.")
+            raise BadSearch(f"'{exit_status}' is no exit status of a run: give {', '.join(ways)}.")
         queries.append(Eq("stop.exit_status", exit_status))
     if since is not None:
         queries.append(Comparison("ge", "start.time", period(since)[0]))
     if until is not None:
         queries.append(Comparison("lt", "start.time", period(until)[1]))
-    for tag in [tags] if isinstance(tags, str) else tags:
+    for tag in tags:
         queries.append(Contains(f"{ANNOTATIONS_KEY}.tags", json.dumps(tag)))
     if note is not None:
         queries.append(Contains(f"{ANNOTATIONS_KEY}.notes", json.dumps(note)[1:-1]))

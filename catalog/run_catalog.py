@@ -1,16 +1,92 @@
-"""The catalog as users hold it: bluesky's own, with searches in words and errors that name the candidates."""
+"""The catalog, its runs and their streams as users hold them: bluesky's own, with errors that name what there is."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+from bluesky_tiled_plugins.clients.bluesky_event_stream import BlueskyEventStream, BlueskyEventStreamV3
+from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun, BlueskyRunV3
 
-from .errors import UnknownRun
+from .errors import UnknownPart, UnknownRun
 from .query import search_runs
 from .rewriting import data_directory_of
 
 CANDIDATES_SHOWN = 5
+LARGEST_SCAN_ID = 2**53
+"""The server's JSON has no larger integers."""
+
+
+class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
+    """Bluesky's stream, which tells what columns it has when asked for another."""
+
+    def __new__(cls, context: Any, *, item: Any, structure_clients: Any, **options: Any) -> Any:
+        """Return a stream of the version that the server has."""
+        if cls._is_sql(item):
+            return super().__new__(cls, context, item=item, structure_clients=structure_clients, **options)
+        return BlueskyEventStream(context, item=item, structure_clients=structure_clients, **options)
+
+    def __getitem__(self, key: Any, *rest: Any) -> Any:
+        """Return a column.
+
+        Raises
+        ------
+        UnknownPart
+            There is none of this name.
+        """
+        try:
+            return super().__getitem__(key, *rest)
+        except UnknownPart:
+            raise
+        except KeyError:
+            raise self._unknown(key) from None
+
+    def read(self, variables: Any = None, dim0: str | None = None) -> Any:
+        """Return columns, all by default, as one dataset.
+
+        Raises
+        ------
+        UnknownPart
+            There is none of this name.
+        """
+        if variables is None:
+            return super().read(dim0=dim0)
+        wanted = [variables] if isinstance(variables, str) else list(variables)
+        there = set(self)
+        for name in wanted:
+            if isinstance(name, str) and name not in there:
+                raise self._unknown(name)
+        return super().read(wanted, dim0=dim0)
+
+    def _unknown(self, key: Any) -> UnknownPart:
+        known = sorted(name for name in self if not name.startswith("ts_") and name != "seq_num")
+        return UnknownPart(f"Stream '{self.item['id']}'", "column", str(key), known)
+
+
+class Run(BlueskyRunV3):  # type: ignore[misc]
+    """Bluesky's run, which tells what streams it has when asked for another."""
+
+    def __new__(cls, context: Any, *, item: Any, structure_clients: Any, **options: Any) -> Any:
+        """Return a run of the version that the server has."""
+        if cls._is_sql(item):
+            return super().__new__(cls, context, item=item, structure_clients=structure_clients, **options)
+        return BlueskyRun(context, item=item, structure_clients=structure_clients, **options)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a stream.
+
+        Raises
+        ------
+        UnknownPart
+            There is none of this name.
+        """
+        try:
+            return super().__getitem__(key)
+        except UnknownPart:
+            raise
+        except KeyError:
+            name = key if isinstance(key, str) else "/".join(map(str, key))
+            raise UnknownPart(f"Run {self.metadata['start']['uid'][:8]}", "stream", name, list(self)) from None
 
 
 class RunCatalog(CatalogOfBlueskyRuns):  # type: ignore[misc]
@@ -22,21 +98,28 @@ class RunCatalog(CatalogOfBlueskyRuns):  # type: ignore[misc]
         Parameters
         ----------
         query
-            A query of tiled or bluesky: ``Key("plan_name") == "scan"``, ``TimeRange(...)``, ``FullText(...)``.
+            A query of tiled or bluesky: ``Key("plan_name") == "scan"``, ``TimeRange(...)``, ``FullText(...)``; or words
+            that stand anywhere in the run's metadata.
         **words
             What `catalog.search_runs` takes: plan, device, sample, since, tags, ….
         """
+        if isinstance(query, str):
+            query, words = None, {"text": query, **words}
         found: RunCatalog = self if query is None else super().search(query)
         return search_runs(found, **words) if words else found
 
     def __getitem__(self, key: Any) -> Any:
-        """Return a run: by uid or its beginning, scan id, or -1 for the latest; several for a list or slice.
+        """Return a run: by uid or its beginning, scan id, or -1 for the latest; several for a list or for ``[-5:]``.
 
         Raises
         ------
         UnknownRun
             No run, or more than one, is meant.
         """
+        if isinstance(key, slice) and key.stop is key.step is None and isinstance(key.start, int) and key.start < 0:
+            return self.values().tail(-key.start)
+        if isinstance(key, int) and abs(key) > LARGEST_SCAN_ID:
+            raise UnknownRun(str(key), self._place)
         try:
             return super().__getitem__(key)
         except UnknownRun:

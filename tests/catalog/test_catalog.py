@@ -23,11 +23,14 @@ from ophyd_async.sim import PatternGenerator, SimBlobDetector
 from tiled.queries import FullText, Key
 
 from catalog import (
+    BadSearch,
     CatalogTimeout,
     DeliveryFailed,
     JournalCorrupt,
     KeyRejected,
     NoCatalog,
+    UnknownMoment,
+    UnknownPart,
     UnknownRun,
     find_journal,
     maintenance,
@@ -94,6 +97,39 @@ def test_runs_are_found_by_every_handle(RE, served, devices):
     assert list(catalog.search(Key("operator") == "grace")) == [second]
     assert list(catalog.search(TimeRange(since=before))) == [first, second]
     assert list(catalog.search(Key("plan_name") == "count").search(TimeRange(since=before))) == [first]
+
+
+def test_what_a_run_does_not_have_is_told_with_what_it_has(RE, served, devices):
+    motor, det = devices
+    uid = record(RE, served, scan([det], motor, -1, 1, 3))
+    run = served.catalog()[uid]
+    with pytest.raises(UnknownPart, match=f"^Run {uid[:8]} has no stream 'baseline'\\. It has: primary\\.$"):
+        run["baseline"]
+    columns = "det, motor, motor_setpoint, time"
+    for ask in (lambda: run["primary"]["power"], lambda: run["primary"].read(["det", "power"])):
+        with pytest.raises(UnknownPart, match=f"^Stream 'primary' has no column 'power'\\. It has: {columns}\\.$"):
+            ask()
+    assert set(run["primary"].read("det").data_vars) == {"det"}
+    assert "baseline" not in run
+    assert run.get("baseline") is None
+
+
+def test_what_cannot_be_asked_for_is_told_at_once(RE, served, devices):
+    motor, det = devices
+    uid = record(RE, served, scan([det], motor, -1, 1, 3), sample="Gd17Co83", run_of_the_day=np.int64(4))
+    catalog = served.catalog()
+    for words in ({"sample": ["Gd17Co83"]}, {"sample": {"name": "Gd17Co83"}}, {"device": 5}, {"tags": 5}, {"text": 5}):
+        with pytest.raises(BadSearch, match=r"cannot be searched for: give text"):
+            catalog.search(**words)
+    with pytest.raises(UnknownMoment):
+        catalog.search(since=object())
+    with pytest.raises(UnknownRun):
+        catalog[2**70]
+    assert list(catalog.search("Gd17Co83")) == [uid]
+    assert list(catalog.search("Gd17Co83", run_of_the_day=np.int64(4))) == [uid]
+    assert [run.metadata["start"]["uid"] for run in catalog[-2:]][-1] == uid
+    with pytest.raises(UnknownRun, match=r"journals go by uid, as catalog\[4\]\.metadata"):
+        original_documents(served.directory.root, 4)
 
 
 def test_old_scripts_work_through_the_broker(RE, served, devices):

@@ -175,12 +175,19 @@ def test_a_file_is_never_overwritten(scanned, tmp_path, ending):
     [
         ("nowhere/run.csv", "There is no folder .*nowhere: create it or give another"),
         ("run.xyz", "'run.xyz' tells no format: let it end in .csv, .parquet"),
+        (f"{'long' * 100}.csv", r"\.csv cannot be written: File name too long\."),
+        ("nul\0.csv", r"\.csv cannot be written: embedded null byte\."),
     ],
 )
 def test_a_target_that_cannot_be_is_named(scanned, tmp_path, target, message):
     with pytest.raises(ExportError, match=message):
         export_run(scanned, "5a9d", tmp_path / target)
     assert {path.name for path in tmp_path.iterdir()} == {"data"}
+
+
+def test_a_format_that_is_none_is_told_with_those_that_are(scanned, tmp_path):
+    with pytest.raises(ExportError, match="'xls' is no format of a file: give csv, parquet, nexus, jsonl"):
+        export_run(scanned, "5a9d", tmp_path / "run.csv", format="xls")
 
 
 def test_a_stream_that_is_not_there_is_told_with_those_that_are(scanned, tmp_path):
