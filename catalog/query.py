@@ -78,9 +78,9 @@ def search_runs(
 
     tags = [tags] if isinstance(tags, str) else list(tags) if isinstance(tags, Iterable) else [tags]
     texts = {"device": device, "detector": detector, "motor": motor, "note": note, "text": text}
-    for name, given_text in (*texts.items(), *(("tags", tag) for tag in tags)):
+    for word, given_text in (*texts.items(), *(("tags", tag) for tag in tags)):
         if given_text is not None and not isinstance(given_text, str):
-            raise BadSearch(f"{name}={given_text!r} cannot be searched for: give text.")
+            raise BadSearch(f"{word}={given_text!r} cannot be searched for: give text.")
     given = {"plan_name": plan, "sample": sample, "operator": operator, "proposal": proposal}
     given = {key: value for key, value in given.items() if value is not None}
     entries = {
@@ -105,8 +105,8 @@ def search_runs(
         queries.append(Comparison("ge", "start.time", period(since)[0]))
     if until is not None:
         queries.append(Comparison("lt", "start.time", period(until)[1]))
-    for tag in tags:
-        queries.append(Contains(f"{ANNOTATIONS_KEY}.tags", json.dumps(tag)))
+    for each in tags:
+        queries.append(Contains(f"{ANNOTATIONS_KEY}.tags", json.dumps(each)))
     if note is not None:
         queries.append(Contains(f"{ANNOTATIONS_KEY}.notes", json.dumps(note)[1:-1]))
     if text is not None:

@@ -18,7 +18,7 @@ from catalog.databroker_profile import write_profile
 from catalog.directory import DataDirectory, uid_of_journal
 from catalog.launch import ensure_daemon
 from catalog.verify import NotCompared
-from profiles.console import say, say_table
+from profiles.console import fits_to, say, say_fitted
 from profiles.data_directory import CATALOG_WAIT_S
 
 SHOWN_DIFFERENCES = 10
@@ -35,6 +35,9 @@ def show_status(data_dir: Path, *, json_output: bool) -> int:
         return int(troubled)
     console = Console()
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    between = "\n" if fits_to(console) else ", "
     server = "not running" if daemon is None else f"{daemon.phase}, {daemon.url}"
     if daemon is not None and daemon.problem:
         server += f" ({daemon.problem})"
@@ -42,14 +45,14 @@ def show_status(data_dir: Path, *, json_output: bool) -> int:
         "server": server,
         "used by": f"{status.sessions} session{'' if status.sessions == 1 else 's'}"
         + (", kept until it is stopped" if status.kept else ""),
-        "going on": ", ".join(status.open_runs) or "no run",
-        "waiting": ", ".join(status.waiting_runs) or "no run",
+        "going on": between.join(status.open_runs) or "no run",
+        "waiting": between.join(status.waiting_runs) or "no run",
         "delivered": runs_text(status.delivered_runs),
         "journals": size_text(status.journal_bytes),
     }
     for key, value in facts.items():
         table.add_row(Text(key, "bold"), Text(value))
-    say_table(console, table)
+    say_fitted(console, table)
     for uid, problem in status.problems.items():
         say(console, f"Run {uid} cannot be delivered: {problem}")
     return int(troubled)

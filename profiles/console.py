@@ -32,6 +32,24 @@ def say_table(console: Console, table: Table) -> None:
         console.width = width
 
 
+def say_fitted(console: Console, table: Table) -> None:
+    """Print a table within the width of a terminal, whose own line breaks would tear its rows; else as `say_table`."""
+    if fits_to(console):
+        console.print(table, markup=False, highlight=False)
+    else:
+        say_table(console, table)
+
+
+def fits_to(console: Console) -> bool:
+    """Tell whether somebody looks at what is printed, in a window that has a width."""
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def elided(text: str, width: int) -> str:
+    """Return a text in so many columns, with dots for what does not fit."""
+    return text if len(text) <= width else f"{text[: max(width - 1, 0)]}…"
+
+
 def json_text(value: Any) -> str:
     """Return JSON on one line that any program can read: what is no number is null, as JSON has no NaN."""
     return json.dumps(_finite(value), default=str, allow_nan=False)

@@ -18,7 +18,7 @@ from rich.text import Text
 from catalog import UnknownRun, open_catalog, search_runs, wait_settled
 from catalog.directory import DataDirectory
 from catalog.notes import Annotations, wait_annotated
-from profiles.console import json_text, say, say_table
+from profiles.console import elided, fits_to, json_text, say, say_table
 from profiles.data_directory import CATALOG_WAIT_S, DEFAULT_DATA_DIRECTORY
 from profiles.result_table import result_table
 
@@ -32,6 +32,12 @@ SIDE_BY_SIDE = 4
 
 SHOWN_ROWS = 20
 """Most rows of a stream of results that are shown."""
+
+GAP = 2
+"""Blanks between the columns of a table on a narrow terminal."""
+
+NARROWEST_TEXT = 9
+"""Least room of a column of text on a narrow terminal that is worth having."""
 
 RESULT_PREFIX = "result_"
 """What names of streams begin with in which plans store what they found."""
@@ -101,8 +107,17 @@ def summary_of(run: Any) -> dict[str, Any]:
     }
 
 
-def runs_table(summaries: list[dict[str, Any]]) -> Table:
-    """Return the table of a list of runs; columns that say nothing of any run are left out."""
+def runs_table(summaries: list[dict[str, Any]], width: int | None = None) -> Table:
+    """Return the table of a list of runs; columns that say nothing of any run are left out.
+
+    Parameters
+    ----------
+    summaries
+        What `summary_of` says of them.
+    width
+        Columns of the terminal, into which the table is made to fit: with less air, long texts cut, and those columns
+        left out that have no room. None for all that it needs.
+    """
     optional = [key for key in ("sample", "operator", "tags") if any(each[key] for each in summaries)]
     table = Table("scan", "uid", "plan", "began", "took", "points", "ended", *optional)
     for run in summaries:
@@ -117,7 +132,55 @@ def runs_table(summaries: list[dict[str, Any]]) -> Table:
             _status_text(run["exit_status"]),
             *(Text(_text(run[key])) for key in optional),
         )
+    if width is None or Console(width=_WIDEST).measure(table).maximum <= width:
+        return table
+    return _narrow_runs_table(summaries, optional, width)
+
+
+def _narrow_runs_table(summaries: list[dict[str, Any]], optional: list[str], width: int) -> Table:
+    this_year = datetime.now().year
+    fixed: dict[str, list[str]] = {"scan": [], "uid": [], "began": [], "took": [], "points": [], "ended": []}
+    for run in summaries:
+        began = datetime.fromtimestamp(run["time"])
+        cells = (
+            _text(run["scan_id"]),
+            run["uid"][:8],
+            began.strftime("%m-%d %H:%M" if began.year == this_year else "%Y-%m-%d"),
+            duration_text(run["duration"]),
+            str(run["points"]),
+            run["exit_status"],
+        )
+        for column, cell in zip(fixed.values(), cells, strict=True):
+            column.append(cell)
+    texts = {key: [_text(run[key]) for run in summaries] for key in ("plan_name", *optional)}
+    room = width - sum(max(map(len, (name, *column))) + GAP for name, column in fixed.items())
+    while len(texts) > 1 and room < len(texts) * (NARROWEST_TEXT + GAP):
+        texts.popitem()
+    widths = _shared(room - GAP * len(texts), {key: max(map(len, (key, *column))) for key, column in texts.items()})
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold underline")
+    shown = ["scan", "uid", "plan_name", "began", "took", "points", "ended", *(key for key in texts if key in optional)]
+    for name in shown:
+        table.add_column("plan" if name == "plan_name" else name, no_wrap=True)
+    for row in range(len(summaries)):
+        cells_of_row = [elided(texts[name][row], widths[name]) if name in texts else fixed[name][row] for name in shown]
+        table.add_row(
+            *(
+                _status_text(cell) if name == "ended" else Text(cell)
+                for name, cell in zip(shown, cells_of_row, strict=True)
+            )
+        )
+    if left_out := [key for key in optional if key not in texts]:
+        table.caption = f"not shown, for want of room: {', '.join(left_out)}"
+        table.caption_justify = "left"
     return table
+
+
+def _shared(room: int, needs: dict[str, int]) -> dict[str, int]:
+    """Share room among columns, so that none gets more than it needs."""
+    shares: dict[str, int] = {}
+    for number, (name, need) in enumerate(sorted(needs.items(), key=lambda each: each[1])):
+        shares[name] = max(min(need, (room - sum(shares.values())) // (len(needs) - number)), 1)
+    return shares
 
 
 def list_runs(
@@ -156,7 +219,7 @@ def list_runs(
     if json_output:
         print(json_text(found))
     elif found:
-        say_table(console, runs_table(found))
+        say_table(console, runs_table(found, console.width if fits_to(console) else None))
     else:
         say(console, "No run matches." if wanted else "There are no runs yet.")
     return 0 if found or not wanted else 1
@@ -204,7 +267,7 @@ def run_view(run: Any, width: int) -> Group:
     parts: list[RenderableType] = [_facts(run, metadata)]
     if instruments := metadata["start"].get("instruments"):
         parts += ["", _instruments_table(instruments, width)]
-    parts += ["", _streams_table(run, metadata)]
+    parts += ["", _streams_table(run, metadata, width)]
     for name in run:
         if _is_result(name):
             parts += ["", _result_table(run, name)]
@@ -262,17 +325,17 @@ def _facts(run: Any, metadata: Mapping[str, Any]) -> Table:
     if versions := start.get("versions"):
         facts["versions"] = ", ".join(f"{name} {number}" for name, number in versions.items())
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for key, value in facts.items():
         table.add_row(Text(key, "bold"), Text(cut(_text(value))))
     return table
 
 
-def _streams_table(run: Any, metadata: Mapping[str, Any]) -> Table:
+def _streams_table(run: Any, metadata: Mapping[str, Any], width: int) -> Table:
     counts = (metadata.get("stop") or {}).get("num_events", {})
-    table = Table()
-    for label in ("stream", "events", "column", "units", "type"):
-        table.add_column(label, no_wrap=True)
-    table.add_column("source")
+    labels = ("stream", "events", "column", "units", "type", "source")
+    rows: list[tuple[str, ...]] = []
     for name in run:
         stream = run[name].metadata
         for number, (key, data_key) in enumerate(stream["data_keys"].items()):
@@ -280,8 +343,20 @@ def _streams_table(run: Any, metadata: Mapping[str, Any]) -> Table:
             kind = f"{data_key['dtype']} {shape}".strip()
             kind += " (in files)" if "external" in data_key else ""
             first = (name, str(counts.get(name, ""))) if number == 0 else ("", "")
-            units = _text(data_key.get("units"))
-            table.add_row(*map(Text, (*first, key, units, kind, _text(data_key.get("source")))))
+            rows.append((*first, key, _text(data_key.get("units")), kind, _text(data_key.get("source"))))
+    columns = list(zip(labels, *rows, strict=True))
+    # Long sources are cut first, then the frame is left out, then the sources are.
+    fixed = sum(max(map(len, column)) for column in columns[:-1])
+    framed = fixed + NARROWEST_TEXT + 3 * len(labels) + 1 <= width
+    table = (
+        Table() if framed else Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold underline")
+    )
+    room = width - fixed - (3 * len(labels) + 1 if framed else GAP * len(labels))
+    shown = len(labels) if room >= NARROWEST_TEXT else len(labels) - 1
+    for label in labels[:shown]:
+        table.add_column(label, no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, (*row[:-1], elided(row[-1], room))[:shown]))
     return table
 
 
@@ -318,6 +393,8 @@ def _instruments_table(instruments: Mapping[str, Mapping[str, Any]], width: int)
     if whole.measure(table).maximum <= width:
         return table
     narrow = Table.grid(padding=(0, 2))
+    narrow.add_column(no_wrap=True)
+    narrow.add_column(overflow="fold")
     for name, facts in instruments.items():
         narrow.add_row(Text(name, "bold"), Text(cut(_text(dict(facts)), _WIDEST)))
     return narrow

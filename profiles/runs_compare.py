@@ -15,7 +15,7 @@ from rich.text import Text
 
 from catalog.encoding import as_json
 from catalog.recorded import RecordedRun, recorded_run
-from profiles.console import json_text, say, say_table
+from profiles.console import fits_to, json_text, say, say_fitted
 from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs import cut, find_run, open_runs
 from profiles.runs_picture import Lines, NothingToPlot, columns_of, picture_of
@@ -81,19 +81,26 @@ def compare_runs(
         return 0
     names = [f"{each.start.get('scan_id', '')} ({each.uid[:8]})" for each in both]
     if metadata:
-        table = Table("metadata", *names)
+        table = Table()
+        for label in ("metadata", *names):
+            table.add_column(label, overflow="fold")
         for key, values in metadata.items():
-            table.add_row(key, *(Text("" if value is None else cut(str(value), 60)) for value in values))
-        say_table(console, table)
+            table.add_row(Text(key), *(Text("" if value is None else cut(str(value), 60)) for value in values))
+        say_fitted(console, table)
     else:
         say(console, "Their metadata are the same.")
-    table = Table("column", "run", *STATISTICS)
+    narrow = fits_to(console)
+    labels = [str(each.start.get("scan_id", each.uid[:8])) for each in both] if narrow else names
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False) if narrow else Table()
+    table.add_column("column", overflow="fold")
+    for label in ("run", *STATISTICS):
+        table.add_column(label, no_wrap=True)
     for name in dict.fromkeys((*columns[0], *columns[1])):
-        for run_name, amounts in zip(names, columns, strict=True):
+        for run_name, amounts in zip(labels, columns, strict=True):
             told = amounts.get(name)
             cells = [f"{told[key]:.6g}" if told[key] is not None else "" for key in STATISTICS] if told else ["-"]
-            table.add_row(name, run_name, *cells)
-    say_table(console, table)
+            table.add_row(Text(name), run_name, *cells)
+    say_fitted(console, table)
     if output is not None:
         say(console, f"Drawn: {output}")
     return 0

@@ -18,6 +18,7 @@ from bluesky import RunEngine
 from bluesky.plans import count, grid_scan, scan
 from ophyd.sim import SynAxis, SynGauss, SynSignal
 from rich.console import Console
+from rich.text import Text
 
 from catalog import CatalogSession, ExportError, NoCatalog, UnknownRun, annotations_of
 from catalog.databroker_profile import ProfileError, write_profile
@@ -103,6 +104,18 @@ def test_a_run_is_shown_with_everything_known_of_it(past, which):
         shown = Console(file=io.StringIO(), width=width)
         shown.print(runs._instruments_table({"power_v4": facts}, width))
         assert all(fact in shown.file.getvalue() for fact in facts.values()), "a name that is cut short says nothing"
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_what_is_shown_fits_a_narrow_terminal(past, width):
+    for command, arguments in ((runs.list_runs, ()), (runs.show_run, ("-1",)), (compare_runs, ("-1", "-2"))):
+        console = Console(file=io.StringIO(), width=width, force_terminal=True, _environ={"TERM": "xterm"})
+        command(past.root, *arguments, catalog=past.catalog, console=console)
+        lines = [Text.from_ansi(line).plain for line in console.file.getvalue().splitlines()]
+        assert max(map(len, lines)) <= width
+        assert all(any(uid[:8] in line for line in lines) for uid in past.uids) or command is not runs.list_runs
+        if command is runs.show_run:
+            assert any("SIM:image" in line and "primary" in line for line in lines)
 
 
 def test_results_and_troubles_of_wires_are_shown(past, capsys):
