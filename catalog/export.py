@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .encoding import encode
-from .errors import ExportError
-from .notes import annotations_of
+from .errors import ExportError, UnknownRun
+from .notes import Annotations, annotations_of
 from .recorded import RecordedRun, Stream, recorded_run
 
 ExportFormat = Literal["csv", "parquet", "nexus", "jsonl"]
@@ -115,7 +115,9 @@ def export_run(
         elif chosen == "nexus":
             from .export_nexus import write_nexus
 
-            annotations = annotations_of(data_dir, recorded.uid)
+            annotations = Annotations()
+            with contextlib.suppress(UnknownRun):  # of a common server, measured from elsewhere
+                annotations = annotations_of(data_dir, recorded.uid)
             write_nexus(recorded, drafts[0], file_name=target.name, run=run, annotations=annotations)
             report.rows = sum(each.rows for each in recorded.streams.values())
         else:

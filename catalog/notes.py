@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, unquote
 
-from .directory import DataDirectory
+from .directory import DataDirectory, uid_of_journal
 from .errors import CatalogError, CatalogTimeout
 from .journal import find_journal, sync_descriptor, sync_folder
 from .locking import lock_descriptor
@@ -161,20 +161,25 @@ def annotations_of(data_dir: str | os.PathLike[str], uid: str) -> Annotations:
     data_dir : path
         The data directory.
     uid : str
-        The run's whole uid.
+        The run's uid or its beginning.
 
     Raises
     ------
     NotesCorrupt
         A line is damaged.
+    UnknownRun
+        More than one run is meant, or none whose uid begins so.
     """
     directory = DataDirectory.at(data_dir)
-    path = _folder(directory) / f"{quote(uid, safe='')}.jsonl"
-    try:
-        with directory.access(), open(path, "rb") as file:
-            return _fold(path, file)
-    except FileNotFoundError:
-        return Annotations()
+    with directory.access():
+        path = _folder(directory) / f"{quote(uid, safe='')}.jsonl"
+        if not path.exists():
+            path = path.with_name(f"{quote(uid_of_journal(find_journal(directory.root, uid)), safe='')}.jsonl")
+        try:
+            with open(path, "rb") as file:
+                return _fold(path, file)
+        except FileNotFoundError:
+            return Annotations()
 
 
 def annotated_runs(data_dir: str | os.PathLike[str]) -> list[str]:

@@ -42,7 +42,7 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
             raise self._unknown(key) from None
 
     def read(self, variables: Any = None, dim0: str | None = None) -> Any:
-        """Return columns, all by default, as one dataset.
+        """Return columns, all by default, as one dataset: in the order of the descriptor, with their units.
 
         Raises
         ------
@@ -50,13 +50,22 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
             There is none of this name.
         """
         if variables is None:
-            return super().read(dim0=dim0)
+            return self._described(super().read(dim0=dim0))
         wanted = [variables] if isinstance(variables, str) else list(variables)
         there = set(self)
         for name in wanted:
             if isinstance(name, str) and name not in there:
                 raise self._unknown(name)
-        return super().read(wanted, dim0=dim0)
+        return self._described(super().read(wanted, dim0=dim0))
+
+    def _described(self, data: Any) -> Any:
+        # tiled reads the columns in the order of a set, another one in each process, and xarray labels with units.
+        data_keys = self.metadata.get("data_keys", {})
+        data = data[[name for name in data_keys if name in data] + [name for name in data if name not in data_keys]]
+        for name in data.data_vars:
+            if units := data_keys.get(name, {}).get("units"):
+                data[name].attrs["units"] = units
+        return data
 
     def _unknown(self, key: Any) -> UnknownPart:
         known = sorted(name for name in self if not name.startswith("ts_") and name != "seq_num")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,11 @@ from catalog import CatalogSession, original_documents
 from catalog.directory import CatalogState, DataDirectory
 from catalog.encoding import decode, encode
 from catalog.verify import compare_run
+
+ABSENT = object()
+"""Stands for a value that the event does not have at all."""
+
+NUMBER = {"dtype": "number", "shape": [], "source": "test"}
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout: float = 90.0) -> Any:
@@ -59,6 +65,31 @@ def assert_images_there(session: CatalogSession, uid: str) -> int:
     assert len(images) == len(measured)
     np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), measured)
     return len(images)
+
+
+def documents(keys: dict[str, tuple[dict[str, Any], list[Any]]], rows: int, stream: str = "primary"):
+    """Return the documents of a run whose columns have these data keys and values."""
+    run, descriptor, now = str(uuid.uuid4()), str(uuid.uuid4()), time.time()
+    data_keys = {key: dict(data_key) for key, (data_key, _) in keys.items()}
+    start = {"uid": run, "time": now, "plan_name": "count"}
+    yield "start", start
+    names = {"run_start": run, "name": stream, "object_keys": {"device": [*keys]}, "hints": {}, "configuration": {}}
+    yield "descriptor", {"uid": descriptor, "time": now, "data_keys": data_keys, **names}
+    for row in range(rows):
+        data = {key: each[row] for key, (_, each) in keys.items() if each[row] is not ABSENT}
+        event = {"uid": str(uuid.uuid4()), "descriptor": descriptor, "time": now, "seq_num": row + 1, "filled": {}}
+        yield "event", {**event, "data": data, "timestamps": dict.fromkeys(data, now)}
+    yield "stop", {"uid": str(uuid.uuid4()), "run_start": run, "time": now, "exit_status": "success", "reason": ""}
+
+
+def deliver(served, run) -> Any:
+    """Journal a run, wait for it, and return what the catalog has of it."""
+    for name, document in run:
+        if name == "start":
+            uid = document["uid"]
+        served.journal(name, document)
+    served.wait_delivered(uid, timeout=90.0)
+    return served.catalog()[uid]
 
 
 @contextlib.contextmanager

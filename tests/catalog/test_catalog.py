@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from bluesky.plans import count, scan
 from bluesky_tiled_plugins.queries import TimeRange
-from catalog_helpers import alive, state_of, wait_until
+from catalog_helpers import NUMBER, alive, deliver, documents, state_of, wait_until
 from ophyd.sim import SynAxis, SynGauss, SynSignal, hw
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
 from ophyd_async.sim import PatternGenerator, SimBlobDetector
@@ -97,6 +97,15 @@ def test_runs_are_found_by_every_handle(RE, served, devices):
     assert list(catalog.search(Key("operator") == "grace")) == [second]
     assert list(catalog.search(TimeRange(since=before))) == [first, second]
     assert list(catalog.search(Key("plan_name") == "count").search(TimeRange(since=before))) == [first]
+
+
+def test_columns_are_read_in_the_order_of_the_descriptor_with_their_units(served):
+    names = [f"{letter}_{number}" for letter in "zyxw" for number in range(3)]
+    run = deliver(served, documents({name: ({**NUMBER, "units": f"m{name[0]}"}, [1.0]) for name in names}, 1))
+    data = run["primary"].read()
+    assert list(data.data_vars) == names
+    assert data["z_0"].attrs == {"units": "mz"}
+    assert list(run["primary"].read(["w_0", "z_1"]).data_vars) == ["z_1", "w_0"]
 
 
 def test_what_a_run_does_not_have_is_told_with_what_it_has(RE, served, devices):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-import uuid
 import warnings
-from typing import Any
 
 import numpy as np
 import pytest
+from catalog_helpers import ABSENT, NUMBER, deliver, documents
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,12 +17,8 @@ from catalog.columns import Column, cells, ragged, stacked
 from catalog.encoding import as_json
 from catalog.verify import _equal, compare_run
 
-ABSENT = object()
-"""Stands for a value that the event does not have at all."""
-
 FLOATS = {"dtype": "array", "shape": [3], "dtype_numpy": "<f8", "source": "test"}
 ANY = {"dtype": "array", "shape": [], "source": "test"}
-NUMBER = {"dtype": "number", "shape": [], "source": "test"}
 INTEGER = {"dtype": "integer", "shape": [], "source": "test"}
 BOOLEAN = {"dtype": "boolean", "shape": [], "source": "test"}
 STRING = {"dtype": "string", "shape": [], "source": "test"}
@@ -56,31 +51,6 @@ columns = st.tuples(
         ),
     ),
 )
-
-
-def documents(keys: dict[str, tuple[dict[str, Any], list[Any]]], rows: int, stream: str = "primary"):
-    """Return the documents of a run whose columns have these data keys and values."""
-    run, descriptor, now = str(uuid.uuid4()), str(uuid.uuid4()), time.time()
-    data_keys = {key: dict(data_key) for key, (data_key, _) in keys.items()}
-    start = {"uid": run, "time": now, "plan_name": "count"}
-    yield "start", start
-    names = {"run_start": run, "name": stream, "object_keys": {"device": [*keys]}, "hints": {}, "configuration": {}}
-    yield "descriptor", {"uid": descriptor, "time": now, "data_keys": data_keys, **names}
-    for row in range(rows):
-        data = {key: each[row] for key, (_, each) in keys.items() if each[row] is not ABSENT}
-        event = {"uid": str(uuid.uuid4()), "descriptor": descriptor, "time": now, "seq_num": row + 1, "filled": {}}
-        yield "event", {**event, "data": data, "timestamps": dict.fromkeys(data, now)}
-    yield "stop", {"uid": str(uuid.uuid4()), "run_start": run, "time": now, "exit_status": "success", "reason": ""}
-
-
-def deliver(served, run) -> Any:
-    """Journal a run, wait for it, and return what the catalog has of it."""
-    for name, document in run:
-        if name == "start":
-            uid = document["uid"]
-        served.journal(name, document)
-    served.wait_delivered(uid, timeout=90.0)
-    return served.catalog()[uid]
 
 
 @settings(deadline=None)

@@ -32,7 +32,7 @@ def test_notes_and_tags_add_up_without_a_server(recorded):
     now = annotate(recorded, "5a9d-first", untag=["paper"], tags=["état"])
     assert [(note.author, note.text) for note in now.notes] == [("ada", "looks odd")]
     assert now.tags == ("figure 2", "état")
-    assert annotations_of(recorded, "5a9d-first") == now
+    assert annotations_of(recorded, "5a9d-first") == annotations_of(recorded, "5a9d") == now
     assert annotated_runs(recorded) == ["5a9d-first"]
 
 
@@ -43,6 +43,8 @@ def test_a_run_without_notes_has_none(recorded):
 def test_only_runs_that_exist_can_be_annotated(recorded):
     with pytest.raises(UnknownRun, match="There is no run 'other'"):
         annotate(recorded, "other", note="?")
+    with pytest.raises(UnknownRun, match="There is no run 'other'"):
+        annotations_of(recorded, "other")
     assert not (recorded / "notes" / "other.jsonl").exists()
 
 
