@@ -64,11 +64,14 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from catalog.errors import CatalogError
+        from catalog.errors import CatalogError, UnknownRun
         from coexistence.errors import CoexistenceError
         from simulators.errors import SimulatorError
 
         if not isinstance(error, CoexistenceError | CatalogError | SimulatorError):
             raise
-        print(f"tandem: {error}", file=sys.stderr)
+        hint = ""
+        if isinstance(error, UnknownRun) and not error.matches:
+            hint = " Give a scan number, the beginning of a uid, or -1 for the latest: 'tandem runs list' shows them."
+        print(f"tandem: {error}{hint}", file=sys.stderr)
         sys.exit(1)

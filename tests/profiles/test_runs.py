@@ -218,9 +218,15 @@ def test_notes_and_tags_are_added_and_taken_away(past):
         past.printed(add, past.scan, tags=[" "])
 
 
-def test_unknown_runs_and_places_are_told(past, tmp_path):
+def test_unknown_runs_and_places_are_told(past, tmp_path, typed):
     with pytest.raises(UnknownRun, match="There is no run 'zzzz'"):
         past.printed(runs.show_run, "zzzz")
+    told = typed("runs", "show", "zzzz", "--data-dir", past.root)
+    assert told.returncode == 1
+    assert told.stderr == (
+        f"tandem: There is no run 'zzzz' in {past.root}. Give a scan number, the beginning of a uid, or -1 for the "
+        "latest: 'tandem runs list' shows them.\n"
+    )
     (tmp_path / "file").write_text("a file")
     for place in (tmp_path / "nothing", tmp_path / "file"):
         with pytest.raises(NoCatalog, match=r"There is no catalog in .*Give the data directory that a session"):
