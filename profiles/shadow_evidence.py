@@ -42,12 +42,12 @@ class Signal:
     """A value and its time, four times a row: original, twin, original, twin."""
     events: list[str] = field(default_factory=list)
 
-    def compared(self, tolerance: Tolerance) -> Comparison:
-        """Return what can be said of it."""
+    def compared(self, tolerance: Tolerance, among: int = 1) -> Comparison:
+        """Return what can be said of it, compared together with others."""
         if self.is_text:
             before, _, twin, _, after, *_ = zip(*self.rows, strict=True) if self.rows else [()] * 8
             return compare_texts(self.column, before, twin, after, tolerance, self.events)
-        return compare(self.column, self.pairs, tolerance, unit=self.unit, twin_unit=self.twin_unit)
+        return compare(self.column, self.pairs, tolerance, unit=self.unit, twin_unit=self.twin_unit, among=among)
 
     @property
     def pairs(self) -> Pairs:
@@ -79,7 +79,8 @@ class ShadowedInstrument:
 
     def compared(self, tolerances: Tolerances) -> list[Comparison]:
         """Compare all signals."""
-        return [signal.compared(tolerances.of(signal.column)) for signal in self.signals.values()]
+        numbers = sum(not signal.is_text for signal in self.signals.values())
+        return [signal.compared(tolerances.of(signal.column), max(numbers, 1)) for signal in self.signals.values()]
 
 
 @dataclass(frozen=True)

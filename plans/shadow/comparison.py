@@ -5,10 +5,11 @@ to the time of the twin, so that a drifting or moving truth does not look like a
 known, so that a delay can be told from an error.
 
 What is fitted, robustly, is ``twin - original = offset + (slope - 1) * original - lag * rate``. The verdict weighs
-three things against what the user tolerates: the systematic difference over the range that was measured, the lag, and
-single readings that are off or missing. Two kinds of error are bounded, each by :attr:`Tolerance.false_positive_rate`:
-that a sound pair is called different, and that a pair is called equivalent whose systematic difference is as large as
-the tolerance. What the original does as often itself, such as a wild reading now and then, is no fault of the twin.
+four things against what the user tolerates: the systematic difference over the range that was measured, differences in
+part of it that are no straight line, the lag, and single readings that are off or missing. Two kinds of error are
+bounded, each by :attr:`Tolerance.false_positive_rate`: that a sound pair is called different, by all of the tests
+together, and that a pair is called equivalent whose systematic difference is as large as the tolerance. Neither assumes
+normal noise. What the original does as often itself, such as a wild reading now and then, is no fault of the twin.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any, Literal
 import numpy as np
 
 from plans.shadow.fit import Fit, fit_difference
-from plans.shadow.pairs import Floats, Pairs, Tolerance
+from plans.shadow.groups import worst_group
+from plans.shadow.pairs import Floats, Pairs, Tolerance, chance_of_so_many
 
 LIMITS_OF_AGREEMENT = 1.96
 """Standard deviations around the bias between which 95 % of normal differences lie (Bland and Altman, 1986)."""
@@ -29,6 +31,17 @@ LIMITS_OF_AGREEMENT = 1.96
 MINIMUM_PAIRS = 12
 """Below this a spread is not known well enough for any of the tests."""
 
+SHARES = {"difference": 0.2, "groups": 0.2, "lag": 0.15, "more often": 0.15, "gross": 0.15, "missing": 0.15}
+"""How the tests share the rate of false positives (Bonferroni)."""
+
+SUSPICIOUS = 0.25
+"""A chance below this is worth to go on measuring."""
+
+FEWEST_COMPARED = 10
+MOST_IN_BOTH = 1 / 3
+"""Share of what heavy tails throw far off, at the most, that is both readings of a row (Student's t: 0.1)."""
+
+_WITHOUT_ORIGINAL = 200.0
 _UNIT_RATIO_TOLERANCE = 0.15
 _UNIT_SHARE = 0.9
 
@@ -99,6 +112,7 @@ def compare(
     *,
     unit: str = "",
     twin_unit: str | None = None,
+    among: int = 1,
 ) -> Comparison:
     """Compare the readings of one signal by both generations and say whether they are the same measurement.
 
@@ -112,12 +126,14 @@ def compare(
         What counts as the same.
     unit, twin_unit
         As the data keys of the two state them. Different ones are a reason by themselves.
+    among
+        How many signals are compared together: they share the rate of false positives.
     """
     tolerance = tolerance or Tolerance()
-    findings = _Findings(signal=signal, unit=unit, tolerance=tolerance)
+    findings = _Findings(signal=signal, unit=unit, tolerance=tolerance, among=among)
     if twin_unit is not None and twin_unit != unit:
         findings.reasons.append(f"the unit is {twin_unit or 'none'}, that of the original {unit or 'none'}")
-    if tolerance.is_more_often(pairs.twin_missing, pairs.original_missing):
+    if _is_more_often(pairs.twin_missing, pairs.original_missing, findings.share("missing")):
         rows = len(pairs) + pairs.discarded
         findings.reasons.append(f"it has no number in {pairs.twin_missing} of {rows} rows where the original has one")
     if len(pairs) < MINIMUM_PAIRS:
@@ -126,12 +142,13 @@ def compare(
     if not pairs.original.any() and not pairs.twin.any():
         needed = len(pairs) + tolerance.pairs_for_outliers
         return findings.comparison(pairs, None, needed, ["it was 0 all the time, which says nothing of its scale"])
-    fit = fit_difference(pairs, tolerance)
+    fit = fit_difference(pairs, tolerance, findings.share("gross"))
     factor = _factor_of_another_unit(pairs, tolerance.for_pairs(pairs))
     if factor is None:
         return findings.concluded(pairs, fit)
     # Everything else that would be said follows from that.
-    findings.reasons.append(f"its values are {factor:g} times those of the original, as in another unit")
+    as_in = "another unit" if factor > 0 else "another sense" if factor == -1 else "another unit and sense"
+    findings.reasons.append(f"its values are {factor:g} times those of the original, as in {as_in}")
     return findings.comparison(pairs, fit, MINIMUM_PAIRS, [])
 
 
@@ -196,54 +213,76 @@ class _Findings:
     signal: str
     unit: str
     tolerance: Tolerance
+    among: int = 1
     reasons: list[str] = field(default_factory=list)
 
-    def concluded(self, pairs: Pairs, fit: Fit) -> Comparison:
-        from scipy import stats  # takes most of a second to import, and most sessions compare nothing
+    def share(self, test: str) -> float:
+        """Return the rate of false positives that a test may have, so that all together keep to the one stated."""
+        return self.tolerance.false_positive_rate * SHARES[test] / self.among
 
+    def concluded(self, pairs: Pairs, fit: Fit) -> Comparison:
         lacking: list[str] = []
-        needed = self.tolerance.pairs_for_outliers
-        quantile = float(stats.t.isf(self.tolerance.false_positive_rate / 2, fit.degrees_of_freedom))
-        # The tests for a difference share the rate of false positives: two ends of the range, two signs of the lag.
-        strict_quantile = float(stats.t.isf(self.tolerance.false_positive_rate / 8, fit.degrees_of_freedom))
-        needed = max(needed, self._weigh_difference(pairs, fit, quantile, strict_quantile, lacking))
+        needed = self._weigh_difference(pairs, fit, lacking)
         if fit.moves:
-            needed = max(needed, self._weigh_lag(pairs, fit, quantile, strict_quantile, lacking))
-        needed = max(needed, self._weigh_outliers(pairs, fit, lacking))
+            needed = max(needed, self._weigh_lag(pairs, fit, lacking))
+        if self._differs_in_part(pairs, fit):
+            return self.comparison(pairs, fit, needed, [])
+        needed = max(needed, self.tolerance.pairs_for_outliers, self._weigh_outliers(pairs, fit, lacking))
         if len(pairs) < self.tolerance.pairs_for_outliers:
             lacking.append(_could_be_missed(self.tolerance))
         return self.comparison(pairs, fit, needed, lacking)
 
     def _weigh_outliers(self, pairs: Pairs, fit: Fit, lacking: list[str]) -> int:
         """Count readings that are far off; those of the original say how many of the twin are no fault."""
-        outliers = int(np.sum(~fit.kept))
-        of_original = int(np.sum(~fit.kept & pairs.unsteady_original))
-        of_twin = outliers - of_original
-        if not of_twin:
+        of_original = ~fit.kept & pairs.unsteady_original
+        of_twin = ~fit.kept & ~of_original
+        if not of_twin.any():
             return MINIMUM_PAIRS
-        counted = f"{of_twin} of {len(pairs)} readings are far off"
-        counted += f" (of the original {of_original})" if of_original else ""
-        if self.tolerance.is_more_often(of_twin, of_original):
+        counted = f"{of_twin.sum()} of {len(pairs)} readings are far off"
+        counted += f" (of the original {of_original.sum()})" if of_original.any() else ""
+        if self._are_beyond_noise(pairs, fit):
             self.reasons.append(counted)
-        elif of_twin > 2 * of_original:
+        elif _chance_of_far_off(pairs, fit) <= SUSPICIOUS:
             lacking.append(f"{counted}, which may be chance")
             return 2 * len(pairs)
         return MINIMUM_PAIRS
 
-    def _weigh_difference(
-        self, pairs: Pairs, fit: Fit, quantile: float, strict_quantile: float, lacking: list[str]
-    ) -> int:
+    def _are_beyond_noise(self, pairs: Pairs, fit: Fit) -> bool:
+        """Return whether readings of the twin are too far off, or too often, for the noise of both to be the reason."""
+        gross_of_original = int(np.sum(fit.gross & pairs.unsteady_original))
+        gross_of_twin = int(np.sum(fit.gross)) - gross_of_original
+        if _is_more_often(gross_of_twin, gross_of_original, self.share("gross")):
+            return True
+        return _chance_of_far_off(pairs, fit) <= self.share("more often")
+
+    def _differs_in_part(self, pairs: Pairs, fit: Fit) -> bool:
+        """Look for differences in part of the range, or for part of the time, as where a twin is clipped or stuck."""
+        difference = pairs.twin - pairs.original + fit.lag * pairs.rate
+        if self.reasons:  # the straight line is one already: look beside it
+            difference = difference - fit.difference_at(pairs.original)[0]
+        off = worst_group(pairs, fit, difference, self.tolerance.for_pairs(pairs), self.share("groups"))
+        if off is None:
+            return False
+        unit = f" {self.unit}" if self.unit else ""
+        beside = "and beside that" if self.reasons else "it is"
+        why = "" if self.reasons else ", which neither scale nor offset explains"
+        self.reasons.append(f"{beside} off by {off.difference:+.3g}{unit} {off.where}{why}")
+        return True
+
+    def _weigh_difference(self, pairs: Pairs, fit: Fit, lacking: list[str]) -> int:
         """Test the systematic difference at both ends of the measured range; return how many pairs that needs."""
         original = pairs.original[fit.kept]
         ends = np.array([original.min(), original.max()]) if fit.varies else np.array([fit.center])
         difference, errors = fit.difference_at(ends)
         tolerated = self.tolerance.for_pairs(pairs)
-        beyond = np.abs(difference) - strict_quantile * errors > tolerated
+        # Two ends of the range, each of two signs.
+        beyond = np.abs(difference) - fit.quantiles(self.share("difference") / 4, ends) * errors > tolerated
         if beyond.any():
-            self.reasons.append(self._described_difference(ends, difference, fit))
+            self.reasons.append(self._described_difference(pairs, ends, difference, fit))
             return MINIMUM_PAIRS
         margin = tolerated - np.abs(difference)
-        if np.all(quantile * errors < margin) or np.all((errors == 0) & (margin >= 0)):
+        uncertain = fit.quantiles(self.tolerance.false_positive_rate / 2, ends) * errors
+        if np.all(uncertain < margin) or np.all((errors == 0) & (margin >= 0)):
             return MINIMUM_PAIRS
         if not self.tolerance.absolute and np.max(np.abs(ends)) < fit.spread(pairs):
             lacking.append("its values are hardly more than noise: state what is tolerated in their unit")
@@ -252,37 +291,44 @@ class _Findings:
         else:
             lacking.append("the difference is not known well enough")
         if np.any(margin <= 0):
-            return _count(4 * len(pairs), max(1.0, _over(float(np.max(quantile * errors)), tolerated)))
-        return _count(len(pairs), float(np.max(quantile * errors / margin)))
+            return _count(4 * len(pairs), max(1.0, _over(float(np.max(uncertain)), tolerated)))
+        return _count(len(pairs), float(np.max(uncertain / margin)))
 
-    def _described_difference(self, ends: Floats, difference: Floats, fit: Fit) -> str:
+    def _described_difference(self, pairs: Pairs, ends: Floats, difference: Floats, fit: Fit) -> str:
         unit = f" {self.unit}" if self.unit else ""
         worst = int(np.argmax(np.abs(difference)))
         at_zero = fit.offset - fit.gain * fit.center
         largest = float(np.max(np.abs(ends)))
         if fit.varies and abs(fit.gain) > 4 * fit.error(1):
+            if abs(fit.gain) > _WITHOUT_ORIGINAL:
+                return (
+                    f"it changed by up to {np.ptp(pairs.twin[fit.kept]):.3g}{unit} while the original stayed the same"
+                )
+            if abs(1 + fit.gain) <= 4 * fit.error(1):
+                return f"it does not follow the original: its scale is {_with_error(abs(1 + fit.gain), fit.error(1))}"
             scale = f"its scale is {_with_error(1 + fit.gain, fit.error(1))} times that of the original"
             if abs(fit.gain) * largest > 4 * abs(at_zero):
                 return scale
             return f"{scale} and it is offset by {at_zero:+.3g}{unit} at 0"
         return f"it is offset by {_with_error(difference[worst], fit.error(0), sign=True)}{unit}"
 
-    def _weigh_lag(self, pairs: Pairs, fit: Fit, quantile: float, strict_quantile: float, lacking: list[str]) -> int:
+    def _weigh_lag(self, pairs: Pairs, fit: Fit, lacking: list[str]) -> int:
         lag, error = fit.lag, fit.error(2)
-        if abs(lag) - strict_quantile * error > self.tolerance.lag_s:
+        if abs(lag) - fit.quantile_of_lag(self.share("lag") / 2) * error > self.tolerance.lag_s:
             word = "behind" if lag > 0 else "ahead of"
             self.reasons.append(f"it is {_with_error(1000 * abs(lag), 1000 * error)} ms {word} the original")
             return MINIMUM_PAIRS
         # A lag that shifts values by less than is tolerated does not keep a pair from being equivalent.
         steepest = float(np.quantile(np.abs(pairs.rate[fit.kept]), 0.95))
         tolerated = self.tolerance.for_pairs(pairs)
-        if (abs(lag) + quantile * error) * steepest <= tolerated:
+        uncertain = fit.quantile_of_lag(self.tolerance.false_positive_rate / 2) * error
+        if (abs(lag) + uncertain) * steepest <= tolerated:
             return MINIMUM_PAIRS
         margin = self.tolerance.lag_s - abs(lag)
-        if quantile * error < margin:
+        if uncertain < margin:
             return MINIMUM_PAIRS
         lacking.append("the lag is not known well enough")
-        return _count(len(pairs), quantile * error / margin) if margin > 0 else 4 * len(pairs)
+        return _count(len(pairs), uncertain / margin) if margin > 0 else 4 * len(pairs)
 
     def comparison(self, pairs: Pairs, fit: Fit | None, needed: int, lacking: list[str]) -> Comparison:
         verdict: Verdict = "different" if self.reasons else "insufficient evidence" if lacking else "equivalent"
@@ -332,6 +378,29 @@ def _described(pairs: Pairs, fit: Fit) -> dict[str, Any]:
     }
 
 
+def _is_more_often(twin: int, original: int, chance: float) -> bool:
+    """Return whether a twin does what the original never does, or too often for that to be chance."""
+    return twin > 0 and (original == 0 or chance_of_so_many(twin, twin + original) <= chance)
+
+
+def _chance_of_far_off(pairs: Pairs, fit: Fit) -> float:
+    """Return how probable it is that so much of what is farthest off is of the twin, if both have the same noise.
+
+    Noise with heavy tails, whatever it is, throws readings of both far off alike, and seldom both readings that one of
+    them has in a row. Looked at are those that are farthest off, ten and twice as many and so on, and all.
+    """
+    single = pairs.unsteady_original | pairs.unsteady_twin
+    far = np.flatnonzero(~fit.kept & single)
+    of_twin = pairs.unsteady_twin[far[np.argsort(-fit.farness[far])]]
+    counts = [len(of_twin)]
+    while (more := FEWEST_COMPARED * 2 ** (len(counts) - 1)) < len(of_twin):
+        counts.append(more)
+    chances = [chance_of_so_many(int(np.sum(of_twin[:count])), count) for count in counts]
+    both = int(np.sum(~fit.kept & ~single))
+    chances.append(chance_of_so_many(both, both + len(far), MOST_IN_BOTH))
+    return min(1.0, min(chances) * len(chances))
+
+
 def _over(value: float, divisor: float) -> float:
     return value / divisor if divisor > 0 else math.inf
 
@@ -342,7 +411,7 @@ def _count(pairs: int, ratio: float) -> int:
 
 
 def _factor_of_another_unit(pairs: Pairs, tolerated: float) -> float | None:
-    """Return the power of ten by which nearly all values of the twin differ, None when there is none that matters."""
+    """Return the power of ten and sign by which nearly all values of the twin differ, None when it matters not."""
     original, twin = pairs.original, pairs.twin
     if float(np.median(np.abs(twin - original))) <= tolerated:
         return None
@@ -352,9 +421,9 @@ def _factor_of_another_unit(pairs: Pairs, tolerated: float) -> float | None:
         return None
     ratios = twin[large] / original[large]
     exponent = round(math.log10(abs(float(np.median(ratios)))))
-    if exponent == 0:
-        return None
     factor = math.copysign(10.0**exponent, float(np.median(ratios)))
+    if factor == 1:
+        return None
     near = np.abs(ratios / factor - 1) < _UNIT_RATIO_TOLERANCE
     return factor if near.mean() >= _UNIT_SHARE else None
 

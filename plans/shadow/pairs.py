@@ -68,9 +68,7 @@ class Tolerance:
         """
         if not (twin and original):
             return twin > 0
-        cases = twin + original
-        chance = sum(math.comb(cases, number) for number in range(twin, cases + 1)) / 2**cases
-        return chance <= self.false_positive_rate
+        return chance_of_so_many(twin, twin + original) <= self.false_positive_rate
 
     def for_pairs(self, pairs: Pairs) -> float:
         """Return the difference that is tolerated, in the unit of the signal."""
@@ -124,9 +122,9 @@ class Pairs:
         Variance of `original` over that of `twin` when single readings of both are equally noisy.
     noise_of_rate
         Standard deviation of `rate` for readings with a standard deviation of 1.
-    unsteady_original
-        Whether the four readings come much closer to a straight line without one of the original than without one of
-        the twin: what is far off then is a reading of the original.
+    unsteady_original, unsteady_twin
+        Whether the four readings come much closer to a straight line without one of this generation than without one of
+        the other: what is far off then is a reading of this one.
     resolution
         The step that readings are rounded to; 0 when there is none.
     events
@@ -144,6 +142,7 @@ class Pairs:
     noise_ratio: Floats
     noise_of_rate: Floats
     unsteady_original: NDArray[np.bool_]
+    unsteady_twin: NDArray[np.bool_]
     resolution: float
     events: tuple[str, ...] = ()
     twin_missing: int = 0
@@ -188,6 +187,7 @@ class Pairs:
             noise_ratio=np.where(twin_first, 1 / ratio, ratio),
             noise_of_rate=np.sqrt((_over(1.0, spans[0]) ** 2 + _over(1.0, spans[1]) ** 2) / 2),
             unsteady_original=without_original < without_twin / 2,
+            unsteady_twin=without_twin < without_original / 2,
             resolution=_resolution(kept_table[:, ::2], np.concatenate(steps)),
             events=kept_events,
             twin_missing=int(np.sum(has_original & ~has_twin)),
@@ -208,6 +208,13 @@ class Pairs:
         if np.std(self.original) <= _NOISE_ALONE * noise:
             return float(np.median(magnitude))
         return float(np.quantile(magnitude, 0.98))
+
+
+def chance_of_so_many(number: int, cases: int, probability: float = 0.5) -> float:
+    """Return the probability of at least so many of the cases, 1 when there is none (sign test)."""
+    from scipy.special import bdtrc  # takes a while to import, and most sessions compare nothing
+
+    return float(bdtrc(number - 1, cases, probability)) if number > 0 else 1.0
 
 
 def _place(time: Floats, begin: Floats, end: Floats) -> Floats:

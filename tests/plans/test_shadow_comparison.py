@@ -26,15 +26,40 @@ def stepping(time):
     return 1e-3 * np.sin(0.11 * time) ** 2 + 2e-6
 
 
+def falling_and_rising(time):
+    """A truth of both signs."""
+    return 1e-3 * np.sin(0.11 * time)
+
+
+NOISES = {
+    "normal": lambda random, n: random.normal(size=n),
+    "uniform": lambda random, n: random.uniform(-(3**0.5), 3**0.5, n),
+    "laplace": lambda random, n: random.laplace(size=n) / 2**0.5,
+    "heavy tails": lambda random, n: random.standard_t(3, n),
+    "skewed": lambda random, n: random.exponential(size=n) - 1,
+}
+
+
 def rows_of_readings(
-    seed, n, truth, *, scale=1.0, offset=0.0, lag_s=0.0, outlier_every=None, noise=2e-6, relative_noise=1e-3
+    seed,
+    n,
+    truth,
+    *,
+    scale=1.0,
+    offset=0.0,
+    lag_s=0.0,
+    outlier_every=None,
+    noise=2e-6,
+    relative_noise=1e-3,
+    kind="normal",
+    fault=lambda values: values,
 ):
     """Readings of a truth in turn, with the noise of both and the faults of the twin."""
     random = np.random.default_rng(seed)
     times = np.cumsum([np.arange(n) * 0.3, *random.uniform(0.018, 0.03, (3, n))], axis=0)
 
     def noisy(values):
-        return values + random.normal(size=n) * (noise + relative_noise * np.abs(values))
+        return values + NOISES[kind](random, n) * (noise + relative_noise * np.abs(values))
 
     columns = []
     every_other = np.arange(n) % 2 == 1
@@ -44,7 +69,7 @@ def rows_of_readings(
             columns += [noisy(truth(when)), when]
         else:
             off = random.random(n) < (0 if outlier_every is None else 1 / outlier_every)
-            columns += [(scale * noisy(truth(when - lag_s)) + offset) * np.where(off, 1.5, 1.0), when]
+            columns += [fault((scale * noisy(truth(when - lag_s)) + offset) * np.where(off, 1.5, 1.0)), when]
     return np.transpose(columns)
 
 
@@ -62,6 +87,84 @@ def test_a_sound_pair_is_called_different_in_one_of_a_hundred_cases_at_most(trut
         found = collections.Counter(result.verdict for result in verdicts(200, n, truth))
         assert found["different"] <= 2, found
     assert found["equivalent"] >= 196
+
+
+@pytest.mark.parametrize("truth", [steady, stepping, np.zeros_like])
+@pytest.mark.parametrize("kind", NOISES)
+def test_a_sound_pair_is_left_in_peace_whatever_tails_its_noise_has(kind, truth):
+    """What the benchmark `shadow_verdicts` measures, with fewer pairs."""
+    for n, tolerance in ((25, Tolerance(relative=0)), (250, TOLERANCE)):
+        found = collections.Counter(result.verdict for result in verdicts(80, n, truth, tolerance, kind=kind))
+        assert found["different"] <= 2, (n, found)
+
+
+def test_signals_that_are_compared_together_share_the_rate_of_false_positives():
+    shares = collections.Counter()
+    for seed in range(150):
+        pairs = measured(seed, 40, steady)
+        for among in (1, 50):
+            shares[among] += compare("power", pairs, Tolerance(relative=0), among=among).verdict == "different"
+    assert shares[50] <= shares[1] <= 4
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy tails"])
+@pytest.mark.parametrize(
+    ("truth", "fault", "reason"),
+    [
+        (stepping, lambda values: np.minimum(values, 0.6e-3), "and beside that off by "),
+        (stepping, lambda values: np.where(np.arange(len(values)) < 0.75 * len(values), values, 4e-4), ""),
+        (stepping, lambda values: np.zeros_like(values), "it does not follow the original: its scale is 0.0"),
+        (stepping, lambda values: np.full_like(values, 4e-4), "it does not follow the original: its scale is 0.0"),
+        (
+            falling_and_rising,
+            lambda values: np.zeros_like(values),
+            "it does not follow the original: its scale is 0.0",
+        ),
+        (
+            falling_and_rising,
+            lambda values: -values,
+            "its values are -1 times those of the original",
+        ),
+    ],
+    ids=["clipped", "stuck in the end", "dead", "stuck", "dead around 0", "sign"],
+)
+def test_what_is_no_straight_line_is_found_as_well(truth, fault, reason, kind):
+    for n in (150, ENOUGH):
+        for result in verdicts(5, n, truth, fault=fault, kind=kind):
+            assert result.verdict == "different", str(result)
+            assert reason in str(result)
+
+
+def test_an_original_that_is_stuck_gets_a_verdict():
+    rows = rows_of_readings(1, 200, falling_and_rising, noise=0, relative_noise=0)
+    rows[:, [0, 4]] = 4e-4
+    result = compare("power", Pairs.of(rows), TOLERANCE)
+    assert result.verdict == "different"
+    assert "while the original stayed the same" in str(result)
+
+
+def test_a_part_that_is_off_is_named_by_its_values_or_its_events():
+    (clipped,) = verdicts(1, 400, stepping, fault=lambda values: np.minimum(values, 0.8e-3))
+    assert str(clipped).startswith("different because it is off by -0.0001")
+    assert " W where the original reads 0.0007" in str(clipped)
+    assert str(clipped).endswith("to 0.001, which neither scale nor offset explains")
+    (stuck,) = verdicts(1, 160, steady, fault=lambda values: np.where(np.arange(160) < 140, values, 0.98e-3))
+    assert " W from 141 to 160, which neither scale nor offset explains" in str(stuck)
+
+
+def test_wild_readings_among_noise_with_heavy_tails_are_no_proof_and_no_equivalence():
+    found = collections.Counter(
+        result.verdict for result in verdicts(40, 3 * ENOUGH, stepping, kind="heavy tails", outlier_every=200)
+    )
+    assert found["equivalent"] <= 2
+    assert found["different"] >= 10
+    (suspicious, *_) = [
+        result
+        for result in verdicts(10, ENOUGH, stepping, kind="heavy tails", outlier_every=200)
+        if result.verdict == "insufficient evidence"
+    ]
+    assert suspicious.needed == 2 * ENOUGH
+    assert "which may be chance" in str(suspicious)
 
 
 @pytest.mark.parametrize("rounding", [1e-6, 1e-5])
