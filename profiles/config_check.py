@@ -39,7 +39,8 @@ def check_files(files: Sequence[str], *, json_output: bool, hardware: bool) -> i
         for problem in problems:
             print(problem, file=sys.stderr)
         if not problems:
-            print(f"{', '.join(files)}: nothing is wrong; {instruments} instruments")
+            counted = f"{instruments} instruments" if instruments else "but it has no instruments"
+            print(f"{', '.join(files)}: nothing is wrong; {counted}")
     return 1 if problems else 0
 
 

@@ -17,6 +17,9 @@ from coexistence.visa_resource import VisaResource
 Model = TypeVar("Model", bound=BaseModel)
 SectionModel = TypeVar("SectionModel", bound=Section)
 
+OLD_FORM = "instruments"
+"""The table that flat files of old programs have for each instrument, `[instruments.<id>]`."""
+
 
 class Reader:
     """Reads sections and instruments; what is wrong with them is collected in `problems`."""
@@ -55,8 +58,13 @@ class Reader:
     def unknown_sections(self, known: list[str]) -> Iterator[Problem]:
         """Yield a problem for each section that is none."""
         for name in self._source.values:
-            if name not in known:
-                yield Problem(f"Unknown section [{name}]", did_you_mean(name, known), self._source.location((name,)))
+            if name in known:
+                continue
+            location = self._source.location((name,))
+            suggestion = did_you_mean(name, known)
+            if name == OLD_FORM:
+                suggestion = f"convert an old file: tandem config migrate {location.rpartition(':')[0]} -o NEW.toml"
+            yield Problem(f"Unknown section [{name}]", suggestion, location)
 
     def _table(self, name: str) -> Mapping[str, Any]:
         table = self._source.values.get(name, {})

@@ -39,9 +39,14 @@ class Source:
         try:
             # Editors of Windows begin UTF-8 files with a byte order mark.
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            self._unreadable(f"The configuration cannot be read: {reason}", "give the path of a TOML file", str(path))
+        except OSError as error:
+            reason = f"The configuration cannot be read: {error.strerror}"
+            self._unreadable(reason, "give the path of a TOML file", str(path))
+            return
+        except UnicodeDecodeError as error:
+            line = 1 + error.object.count(b"\n", 0, error.start)
+            reason = "The configuration cannot be read: it is not UTF-8 text"
+            self._unreadable(reason, "save it as UTF-8, if it is a TOML file at all", f"{path}:{line}")
             return
         try:
             values = tomllib.loads(text)

@@ -68,7 +68,13 @@ def objections(config: DualConfig, instrument_id: str, found: Evidence, to: Gene
         What the shadow report says about it.
     to
         The generation it is to have. Going back to v2 needs no evidence.
+
+    Raises
+    ------
+    CannotSwitch
+        There is no such instrument in use, or it is of that generation already.
     """
+    _in_use(config, instrument_id, to)
     if to == "v2":
         return []
     if found.is_missing or found.verdict != "equivalent":

@@ -79,14 +79,14 @@ class Fit:
         Few rows that matter, at an end of the range or with heavy tails, make the variance itself uncertain: its
         degrees of freedom are those by which it scatters (Satterthwaite, 1946).
         """
-        from scipy import stats  # takes most of a second to import, and most sessions compare nothing
+        from scipy.special import stdtrit  # takes a while to import, and most sessions compare nothing
 
         most = max(int(self.kept.sum()) - 2 * (1 + self.varies + self.moves), 1)  # for coefficients and spreads
         scatter = np.sum(moved**4, axis=0)
         freedom = np.divide(
             3 * np.sum(moved**2, axis=0) ** 2, scatter, out=np.full(len(scatter), float(most)), where=scatter > 0
         )
-        return np.asarray(stats.t.isf(chance, np.clip(freedom, 1.0, most)))
+        return np.asarray(-stdtrit(np.clip(freedom, 1.0, most), chance))
 
 
 def fit_difference(pairs: Pairs, tolerance: Tolerance, chance: float) -> Fit:
@@ -115,9 +115,9 @@ def fit_difference(pairs: Pairs, tolerance: Tolerance, chance: float) -> Fit:
     design = np.column_stack(columns)
     scales = np.abs(design).max(axis=0)
     design = design / scales
-    from scipy import stats  # takes most of a second to import, and most sessions compare nothing
+    from scipy.special import ndtri
 
-    limit = _OUTLIER_MARGIN * float(stats.norm.isf(tolerance.false_positive_rate / (4 * len(pairs))))
+    limit = _OUTLIER_MARGIN * -float(ndtri(tolerance.false_positive_rate / (4 * len(pairs))))
     matters = max(tolerance.for_pairs(pairs), 3 * least)
     coefficients = _median_regression(design, difference, bounded)
     magnitude = np.minimum(np.abs(original), np.abs(pairs.twin))  # which no single wild reading can raise
@@ -179,21 +179,21 @@ def _tail_limit(multiples: Floats, chance: float) -> float:
     chance
         The probability for one difference, of both signs.
     """
-    from scipy import stats  # takes most of a second to import, and most sessions compare nothing
+    from scipy.special import ndtri, stdtrit
 
     n = len(multiples)
     median = float(np.median(multiples)) if n else 0.0
     tail = _HEAVIEST_TAIL
     if n >= _ENOUGH_FOR_TAIL and median > 0:
         share = 0.9 if n < 10 * _ENOUGH_FOR_TAIL else 0.95
-        rank = math.ceil(n * share + float(stats.norm.isf(0.1)) * math.sqrt(n * share * (1 - share)))
+        rank = math.ceil(n * share - float(ndtri(0.1)) * math.sqrt(n * share * (1 - share)))
         ratio = float(np.sort(multiples)[min(rank, n - 1)]) / median
-        expected = (stats.t.isf((1 - share) / 2, freedom) / stats.t.isf(0.25, freedom) for freedom in _TAILS)
+        expected = (stdtrit(freedom, (1 - share) / 2) / stdtrit(freedom, 0.25) for freedom in _TAILS)
         tail = next(
             (freedom for freedom, least in zip(_TAILS, expected, strict=True) if least >= ratio), _HEAVIEST_TAIL
         )
-    unit = max(median, float(stats.norm.isf(0.25))) / float(stats.t.isf(0.25, tail))
-    return unit * float(stats.t.isf(chance / 2, tail))
+    unit = max(median, -float(ndtri(0.25))) / -float(stdtrit(tail, 0.25))
+    return unit * -float(stdtrit(tail, chance / 2))
 
 
 def _bounded_influence(difference: Floats, least: float) -> Floats:

@@ -15,7 +15,7 @@ app = typer.Typer(help="Make and check configuration files: what is on the bench
 
 @app.command("check")
 def config_check(
-    files: Annotated[list[str], typer.Argument(help="One or several TOML files, later ones over earlier ones.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="TOML files, later ones over earlier ones.")],
     json: Json = False,
     hardware: Annotated[bool, typer.Option(help="Also look whether the ports are there.")] = True,
 ) -> None:

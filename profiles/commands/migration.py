@@ -9,14 +9,14 @@ import typer
 
 from profiles.commands.options import DataDirectory, Json, finish
 
-Files = Annotated[list[str], typer.Argument(help="The configuration: TOML files, later ones over earlier ones.")]
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="The configuration: TOML files, later ones over earlier ones.")]
 Sure = Annotated[
     bool, typer.Option("--yes", "-y", "--force", help="Do not ask, also when the evidence is missing or bad.")
 ]
 
 
 def migrate(
-    old: Annotated[Path, typer.Argument(help="The old file: flat, or with sections v2 and v4.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The old file: flat, or with sections v2 and v4.")],
     # typer evaluates annotations at run time and wants Optional for an option without a default.
     output: Annotated[
         Optional[Path],  # noqa: UP045

@@ -325,6 +325,20 @@ def test_a_missing_file_is_a_problem_like_any_other(tmp_path: Path):
     ]
 
 
+def test_a_file_in_another_encoding_is_named_with_the_line_and_what_to_do(tmp_path: Path):
+    (tmp_path / "bench.toml").write_bytes(b"[application]\n# M\xfcller's bench\n")
+    assert problems_of(tmp_path / "bench.toml") == [
+        "The configuration cannot be read: it is not UTF-8 text / save it as UTF-8, if it is a TOML file at all / "
+        "bench.toml:2"
+    ]
+
+
+def test_a_file_of_the_old_form_says_how_to_convert_it(write):
+    (problem,) = problems_of(write("[instruments.power]\ntype = 'newport_1830c'\n"))
+    assert problem.startswith("Unknown section [instruments] / convert an old file: tandem config migrate ")
+    assert problem.endswith("config.toml -o NEW.toml / config.toml:1")
+
+
 def test_storage_directories_must_lie_apart_also_through_links(write, tmp_path: Path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
