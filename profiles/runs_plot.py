@@ -89,12 +89,23 @@ def check_picture_file(path: Path) -> None:
     ExportError
         The file exists, its folder does not, or its ending is none of a picture.
     """
-    if path.suffix.lower() not in PICTURE_FORMATS:
-        raise ExportError(path, f"'{path.name}' is no picture: let it end in {', '.join(PICTURE_FORMATS)}.")
+    check_picture_ending(path)
     if path.exists():
         raise ExportError(path, f"{path} exists already; remove it or give another name.")
     if not path.absolute().parent.is_dir():
         raise ExportError(path, f"There is no folder {path.absolute().parent}: create it or give another.")
+
+
+def check_picture_ending(path: Path) -> None:
+    """Check that a name is one of a picture.
+
+    Raises
+    ------
+    ExportError
+        Its ending is none of a picture.
+    """
+    if path.suffix.lower() not in PICTURE_FORMATS:
+        raise ExportError(path, f"'{path.name}' is no picture: let it end in {', '.join(PICTURE_FORMATS)}.")
 
 
 def figure_of(*pictures: Lines | Picture) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,16 @@ class NoShadow(CatalogError):
         super().__init__(
             f"none of the {looked_at} runs looked at in {data_dir} has shadow readings: give an instrument of the "
             'other generation shadow_of = "<id>" in the configuration, or wrap a plan in plans.shadowed, and measure'
+        )
+
+
+class NoSuchSignal(CatalogError):
+    """A tolerance was stated for a signal that no shadow read; `column` is its name, `columns` are those there are."""
+
+    def __init__(self, column: str, columns: Sequence[str]) -> None:
+        self.column, self.columns = column, tuple(columns)
+        super().__init__(
+            f"no shadow has read {column!r}, for which a tolerance is given; read were {', '.join(columns)}"
         )
 
 

@@ -13,12 +13,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from catalog.errors import ExportError
 from catalog.moments import period
 from plans.shadow import Comparison
 from profiles.console import json_text, say
 from profiles.data_directory import DEFAULT_DATA_DIRECTORY
+from profiles.runs_plot import check_picture_ending
 from profiles.shadow_evidence import (
     NoShadow,
+    NoSuchSignal,
     ShadowedInstrument,
     Tolerances,
     shadowed_instruments,
@@ -46,13 +49,22 @@ def report_shadow(
     It is 0 when all pairs are equivalent, 1 when one is different, 2 when evidence is missing. A report about a
     single run is not kept.
     """
+    if picture is not None:
+        check_picture_ending(picture)
     directory = data_dir or DEFAULT_DATA_DIRECTORY
     compared = compare_all(directory, run, since, tolerances)
+    columns = [column for instrument, _ in compared for column in instrument.signals]
+    for column in tolerances.by_column:
+        if column not in columns:
+            raise NoSuchSignal(column, columns)
     if run is None:
         for instrument, comparisons in compared:
             store_evidence(directory, instrument, comparisons)
     if picture is not None:
-        draw(compared, tolerances, picture)
+        try:
+            draw(compared, tolerances, picture)
+        except OSError as error:
+            raise ExportError(picture, f"'{picture}' cannot be written: {error.strerror or error}.") from error
     if json_output:
         print(json_text(_as_json(compared)))
     else:

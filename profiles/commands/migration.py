@@ -9,7 +9,9 @@ import typer
 
 from profiles.commands.options import DataDirectory, Json, finish
 
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="The configuration: TOML files, later ones over earlier ones.")]
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help="The configuration: TOML files, later ones over earlier ones.")
+]
 Sure = Annotated[
     bool, typer.Option("--yes", "-y", "--force", help="Do not ask, also when the evidence is missing or bad.")
 ]

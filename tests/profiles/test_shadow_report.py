@@ -10,10 +10,11 @@ from bluesky.plan_stubs import null
 from bluesky.plans import count
 
 from catalog import Journal
+from catalog.errors import ExportError
 from coexistence.config import DualConfig
 from coexistence.migration.evidence import evidence
 from plans.shadow import shadowed
-from profiles.shadow_evidence import NoShadow, Tolerances, shadowed_instruments
+from profiles.shadow_evidence import NoShadow, NoSuchSignal, Tolerances, shadowed_instruments
 from profiles.shadow_mode import ShadowMode
 from profiles.shadow_report import report_shadow, view, watch_shadow
 
@@ -140,6 +141,22 @@ def test_readings_of_simulated_instruments_are_left_out_once_there_are_real_ones
     measure(tmp_path, [Meter("twin")], points=60, simulated=True)
     (found,) = shadowed_instruments(tmp_path)
     assert (found.simulated, found.runs) == (False, [real])
+
+
+def test_a_tolerance_of_a_signal_that_nobody_read_is_refused(sound, capsys):
+    with pytest.raises(NoSuchSignal) as error:
+        report(sound[0], capsys, tolerances=Tolerances.parse(["power=1%"]))
+    assert str(error.value) == (
+        "no shadow has read 'power', for which a tolerance is given; read were power_power, power_range"
+    )
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_in_words(sound, capsys, tmp_path):
+    with pytest.raises(ExportError, match="'shadow' is no picture: let it end in .png"):
+        report(sound[0], capsys, picture=tmp_path / "shadow")
+    (tmp_path / "taken.png").mkdir()
+    with pytest.raises(ExportError, match="taken.png' cannot be written: Is a directory"):
+        report(sound[0], capsys, picture=tmp_path / "taken.png")
 
 
 @pytest.mark.parametrize("text", ["", "much", "power=", "1%%", "1+"])
