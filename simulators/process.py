@@ -66,6 +66,8 @@ class SimulatorProcess:
             [sys.executable, "-P", "-m", "simulators"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            # Ctrl-C in a terminal reaches a whole process group, also while the simulators are not ready to ignore it.
+            process_group=0 if os.name == "posix" else None,
         )
         try:
             self._write(self.spec)

@@ -152,10 +152,10 @@ def test_a_tolerance_of_a_signal_that_nobody_read_is_refused(sound, capsys):
 
 
 def test_a_picture_that_cannot_be_drawn_is_refused_in_words(sound, capsys, tmp_path):
-    with pytest.raises(ExportError, match="'shadow' is no picture: let it end in .png"):
+    with pytest.raises(ExportError, match=r"'shadow' is no picture: let it end in \.png"):
         report(sound[0], capsys, picture=tmp_path / "shadow")
     (tmp_path / "taken.png").mkdir()
-    with pytest.raises(ExportError, match="taken.png' cannot be written: Is a directory"):
+    with pytest.raises(ExportError, match=r"taken\.png' cannot be written: Is a directory"):
         report(sound[0], capsys, picture=tmp_path / "taken.png")
 
 

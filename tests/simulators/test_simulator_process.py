@@ -83,6 +83,14 @@ def test_ctrl_c_does_not_reach_the_instruments(simulate: Callable[..., Simulator
     assert simulators.alive
 
 
+def test_ctrl_c_in_a_terminal_does_not_reach_simulators_that_are_still_starting(
+    simulate: Callable[..., SimulatorProcess],
+) -> None:
+    pid = simulate(METER).pid
+    assert pid is not None
+    assert os.getpgid(pid) != os.getpgrp()
+
+
 def test_termination_is_orderly(simulate: Callable[..., SimulatorProcess], wait_until: Callable[..., None]) -> None:
     simulators = simulate(METER)
     assert simulators.pid is not None
