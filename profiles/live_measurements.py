@@ -20,6 +20,9 @@ from profiles.bridge.documents import forward
 
 logger = logging.getLogger("profiles.bridge")
 
+CONNECTING_S = 1.0
+"""0MQ connects meanwhile, and throws away what is sent before it has."""
+
 PERIOD_S = 0.5
 RECENT_S = 5.0
 UNWATCHED_AFTER_S = 5.0
@@ -87,11 +90,22 @@ class LiveMeasurements:
         ----------
         address
             Of the proxy's input, such as `localhost:5577`.
+
+        Raises
+        ------
+        ValueError
+            That is no address.
         """
         from bluesky.callbacks.zmq import Publisher
+        from zmq import ZMQError
 
-        publisher = Publisher(address)
-        end_forwarding = forward(self.bridge, publisher)
+        try:
+            publisher = Publisher(address)
+        except (ZMQError, ValueError) as error:
+            raise ValueError(
+                f"{address!r} is no address of a 0MQ proxy: write host:port of its input, such as localhost:5577"
+            ) from error
+        end_forwarding = forward(self.bridge, publisher, after_s=CONNECTING_S)
         self._begin(PERIOD_S)
 
         def end() -> None:

@@ -102,14 +102,18 @@ class MeasurementDocuments:
         return uid
 
 
-def forward(bridge: MeasurementBridge, take: DocumentTaker) -> Callable[[], None]:
+def forward(bridge: MeasurementBridge, take: DocumentTaker, *, after_s: float = 0.0) -> Callable[[], None]:
     """Give every measurement of a bridge to a taker of documents, on a thread of its own; return what ends that.
 
-    `take` may be bluesky's 0MQ `Publisher`; a `RemoteDispatcher` elsewhere then receives the measurements.
+    `take` may be bluesky's 0MQ `Publisher`; a `RemoteDispatcher` elsewhere then receives the measurements. Until
+    `after_s` measurements are kept: a taker that is not connected yet would lose the first documents, without which
+    the others mean nothing.
     """
     subscription = bridge.subscribe()
+    ended = threading.Event()
 
     def work() -> None:
+        ended.wait(after_s)
         documents = MeasurementDocuments(take)
         for item in subscription:
             documents.put(item)
@@ -119,6 +123,7 @@ def forward(bridge: MeasurementBridge, take: DocumentTaker) -> Callable[[], None
     thread.start()
 
     def end() -> None:
+        ended.set()
         subscription.close()
         thread.join(END_TIMEOUT_S)
 

@@ -23,6 +23,7 @@ from profiles.bridge import (
     UnifiedMeasurement,
     watch_device,
 )
+from profiles.bridge.documents import forward
 
 
 def measurement(instrument, timestamp, value=0.0, **more):
@@ -305,6 +306,15 @@ def test_runs_tell_run_and_stream_and_nothing_twice():
     assert [item.value for item in of_v2] == [1.0, 2.0, 3.0]
     assert {(item.generation, item.run, item.stream) for item in of_v2} == {("v2", uid, "primary")}
     assert {item.generation for item in found if item.instrument == "power_v4"} == {"v4"}
+
+
+def test_a_taker_of_documents_is_given_none_before_it_is_connected(bridge):
+    taken = []
+    end = forward(bridge, lambda name, document: taken.append(name), after_s=3600.0)
+    bridge.publish(measurement("power", time.time()))
+    assert taken == []
+    end()
+    assert (taken[0], taken[-1]) == ("start", "stop")
 
 
 def test_images_in_files_are_told_by_where_they_are(bridge):

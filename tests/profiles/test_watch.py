@@ -107,6 +107,7 @@ def test_other_programs_receive_documents_over_0mq(session):
         receiver.setsockopt(zmq.RCVTIMEO, 20_000)
         end = session.measurements.publish(f"127.0.0.1:{port}")
         try:
+            assert receiver.recv().split(b" ", 2)[1] == b"start"
             columns = set()
             while columns != {"power_v2_power", "power_v4_power"}:
                 _, name, document = receiver.recv().split(b" ", 2)
@@ -114,6 +115,14 @@ def test_other_programs_receive_documents_over_0mq(session):
                     columns |= set(pickle.loads(document)["data"])
         finally:
             end()
+
+
+def test_what_is_no_address_of_a_proxy_is_refused(session):
+    with pytest.raises(ValueError) as error:
+        session.measurements.publish("tcp://*:5577")
+    assert str(error.value) == (
+        "'tcp://*:5577' is no address of a 0MQ proxy: write host:port of its input, such as localhost:5577"
+    )
 
 
 def test_documents_of_measurements_are_valid_and_count_what_was_missed():
