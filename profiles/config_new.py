@@ -95,11 +95,11 @@ def run_new(path: Path) -> int:
 
 
 def _ask_all(path: Path, console: Console) -> int:
-    if path.exists() and not typer.confirm(f"{path} exists. Replace it?", default=False):
-        say(console, f"{path} stays as it is. Name another file: tandem config new FILE")
-        return 1
     if reason := _not_writable(path):
         say(console, reason)
+        return 1
+    if path.exists() and not typer.confirm(f"{path} exists. Replace it?", default=False):
+        say(console, f"{path} stays as it is. Name another file: tandem config new FILE")
         return 1
     draft = Draft(_prompt("Name of the bench", _name, default="bench"))
     in_network = typer.confirm("Look for VISA instruments in the network too? That sends a broadcast", default=False)
@@ -280,6 +280,8 @@ def _prompt(question: str, check: Callable[[str], T], default: str) -> T:
 
 
 def _not_writable(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a directory. Name a file: tandem config new {path / 'bench.toml'}"
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"There is no folder {folder}. Make it first: mkdir -p {folder}"

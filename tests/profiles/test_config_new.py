@@ -182,6 +182,16 @@ def test_stopping_leaves_nothing_half_written(tmp_path: Path):
         dialog.process.close(force=True)
 
 
+def test_a_directory_is_refused_before_anything_is_asked(tmp_path: Path):
+    dialog = Dialog(tmp_path)
+    try:
+        said = " ".join(dialog.end().split())
+        assert f"{tmp_path} is a directory. Name a file: tandem config new {tmp_path}/bench.toml" in said
+        assert dialog.process.exitstatus == 1
+    finally:
+        dialog.process.close(force=True)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
