@@ -39,8 +39,7 @@ def check_files(files: Sequence[str], *, json_output: bool, hardware: bool) -> i
         for problem in problems:
             print(problem, file=sys.stderr)
         if not problems:
-            counted = f"{instruments} instruments" if instruments else "but it has no instruments"
-            print(f"{', '.join(files)}: nothing is wrong; {counted}")
+            print(f"{', '.join(files)}: nothing is wrong; {instruments} instruments")
     return 1 if problems else 0
 
 
