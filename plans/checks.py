@@ -15,6 +15,12 @@ from bluesky.utils import Msg, get_hinted_fields
 
 from plans.parts import is_movable, such_as
 
+MOST_POINTS = 1_000_000
+"""As many points, readings or repetitions a plan may have at the most: more is a slip, and would fill the memory before
+anything moves."""
+
+_SHOWN_ITEMS = 12
+
 
 class PlanError(Exception):
     """A plan cannot be run, or not to its end; the base of everything the plans raise themselves."""
@@ -132,11 +138,21 @@ class Arguments:
             seen.add(id(device))
 
     def count(self, argument: str, value: Any, *, minimum: int = 1) -> bool:
-        """Expect a whole number of at least `minimum`."""
+        """Expect a whole number from `minimum` to `MOST_POINTS`."""
         whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if whole and value >= minimum:
+        if whole and minimum <= value <= MOST_POINTS:
             return True
-        self.problem(argument, value, f"a whole number of at least {minimum}")
+        largest = f" and at most {MOST_POINTS}" if whole and value > MOST_POINTS else ""
+        self.problem(argument, value, f"a whole number of at least {minimum}{largest}")
+        return False
+
+    def total_points(self, argument: str, *numbers: Any) -> bool:
+        """Expect that numbers which are multiplied, those of a grid's axes, give no more than `MOST_POINTS`."""
+        total = math.prod(map(float, numbers))
+        if total <= MOST_POINTS:
+            return True
+        told = " x ".join(f"{number:.15g}" for number in numbers)
+        self.problem(argument, f"{told} points", f"at most {MOST_POINTS} points")
         return False
 
     def number(
@@ -361,5 +377,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, bool | int | float | str) or value is None:
         return repr(value)
     if isinstance(value, Sequence):
-        return f"[{', '.join(map(_shown, value))}]"
+        further = ["…"] if len(value) > _SHOWN_ITEMS else []
+        return f"[{', '.join([*map(_shown, value[:_SHOWN_ITEMS]), *further])}]"
     return str(getattr(value, "name", None) or repr(value))

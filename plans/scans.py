@@ -186,6 +186,8 @@ def list_scan(
         if isinstance(points, str) or not isinstance(points, Sequence) or not points:
             arguments.problem("axes", points, "a list of positions")
             continue
+        if not arguments.total_points("axes", len(points)):
+            continue
         lengths.add(len(points))
         for value in points:
             _check_position(arguments, "axes", motor, value, relative)
@@ -236,10 +238,13 @@ def grid_scan(
     """
     arguments = Arguments("grid_scan")
     arguments.detectors("detectors", detectors)
+    numbers = []
     for motor, start, stop, num in _checked_axes(arguments, axes, 4, "motor, start, stop, num"):
         for value in (start, stop):
             _check_position(arguments, "axes", motor, value, relative)
-        arguments.count("axes", num)
+        if arguments.count("axes", num):
+            numbers.append(num)
+    arguments.total_points("axes", *numbers)
     yield from arguments.check()
     given = {"detectors": detectors, "axes": axes, "snake": snake, "relative": relative}
     metadata = run_metadata("grid_scan", given, note=note, sample=sample, operator=operator, md=md)
@@ -351,6 +356,8 @@ def adaptive_scan(
     steps = arguments.number("min_step", min_step, above=0) and arguments.number("max_step", max_step, above=0)
     if steps and min_step >= max_step:
         arguments.problem("max_step", max_step, f"larger than min_step, {min_step:g}")
+    if steps and arguments.number("start", start) and arguments.number("stop", stop):
+        arguments.total_points("min_step", abs(stop - start) / min_step)
     arguments.number("target_delta", target_delta, above=0)
     column = check_column(arguments, signal, detectors)
     yield from arguments.check()

@@ -102,8 +102,8 @@ def tune(
     arguments = Arguments("tune")
     arguments.detectors("detectors", detectors)
     arguments.span("motor", motor, start, stop)
-    arguments.count("num", num, minimum=MIN_POINTS)
-    arguments.count("passes", passes)
+    if arguments.count("num", num, minimum=MIN_POINTS) & arguments.count("passes", passes):
+        arguments.total_points("passes", num, passes)
     arguments.choice("model", model, peak_models())
     column = check_column(arguments, signal, detectors)
     yield from arguments.check()

@@ -98,8 +98,9 @@ def power_hold(
     given = dict(locals())
     arguments = Arguments("power_hold")
     arguments.detectors("meter", [meter])
-    arguments.number("duration_s", duration_s, above=0)
-    arguments.number("period_s", period_s, low=0)
+    timed = arguments.number("duration_s", duration_s, above=0) & arguments.number("period_s", period_s, low=0)
+    if timed and period_s:
+        arguments.total_points("duration_s", duration_s / period_s)
     arguments.number("gain", gain, above=0, high=1)
     arguments.number("tolerance", tolerance, above=0)
     arguments.number("deadband", deadband, low=0)

@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import math
 import threading
+import tracemalloc
 from functools import partial
 
 import bluesky.plan_stubs as bps
@@ -48,13 +49,18 @@ from plans.catalogue import CATALOGUE
 WRONG = [None, True, "abc", "", math.nan, math.inf, -1, 1.5, [], [1], {"a": 1}, b"x", object(), SynAxis(name="wrong")]
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
-def test_arguments_of_any_kind_are_refused_in_words(name):
-    axis, meter = SynAxis(name="axis"), SynAxis(name="meter")
+def usual_arguments(axis, meter):
+    """Give arguments of all plans by name, `axes` left out: its form differs."""
     usual = {"detectors": [meter], "motor": axis, "start": 0.0, "stop": 90.0, "num": 7, "start_ps": 0.0, "stop_ps": 1.0}
     usual |= dict.fromkeys(("rotator", "polariser", "laser", "stage", "actuator", "axis"), axis)
     usual |= dict.fromkeys(("analyser", "meter", "camera"), meter)
-    usual |= dict.fromkeys(("zero_mm", "power", "duration_s", "min_step", "max_step", "target_delta"), 1.0)
+    return usual | dict.fromkeys(("zero_mm", "power", "duration_s", "min_step", "max_step", "target_delta"), 1.0)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_arguments_of_any_kind_are_refused_in_words(name):
+    axis, meter = SynAxis(name="axis"), SynAxis(name="meter")
+    usual = usual_arguments(axis, meter)
     usual["axes"] = {"nd_scan": [(axis, 0, 1)], "list_scan": [(axis, [0, 1])]}.get(name, [(axis, 0, 1, 3)])
     plan = CATALOGUE[name].function
     accepted = set(inspect.signature(plan).parameters)
@@ -64,6 +70,35 @@ def test_arguments_of_any_kind_are_refused_in_words(name):
             with contextlib.suppress(PlanArgumentError):
                 next(messages)
             messages.close()
+
+
+@pytest.mark.parametrize("number", [10**6 + 1, 10**9, 10**18])
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_absurd_numbers_are_refused_before_any_memory_is_taken_for_them(name, number):
+    axis, meter = Limited(name="axis"), SynAxis(name="meter")
+    usual = usual_arguments(axis, meter) | {"num": number, "passes": number, "stop": 1.0}
+    usual |= {"duration_s": float(number), "period_s": 1.0, "min_step": 1 / number}
+    lists = {"nd_scan": [(axis, 0, 1)], "list_scan": [(axis, range(number))]}
+    usual["axes"] = lists.get(name, [(axis, 0, 1, 1001), (SynAxis(name="other"), 0, 1, number // 1000)])
+    plan = CATALOGUE[name].function
+    accepted = {argument: usual[argument] for argument in inspect.signature(plan).parameters if argument in usual}
+    tracemalloc.start()
+    try:
+        with pytest.raises(PlanArgumentError) as caught:
+            for message in plan(**accepted):
+                assert message.command == "wait_for"  # only asks devices; nothing else comes before the refusal
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "at most 1000000" in str(caught.value)
+    assert taken < 1e6
+
+
+def test_a_plan_is_not_repeated_absurdly_often(run, motor, one):
+    with pytest.raises(PlanArgumentError, match=r"times = 1000000000: must be .* at most 1000000"):
+        run(repeat(partial(scan, [one], motor, 0, 1, 2), 10**9))
+    with pytest.raises(PlanArgumentError, match=r"num = 1000000000: must be .* at most 1000000"):
+        run(with_dark(scan([one], motor, 0, 1, 2), Signal(name="shutter", value=False), [one], num=10**9))
 
 
 class Limited(SynAxis):
