@@ -52,11 +52,60 @@ def test_what_is_no_peak_is_refused():
 def test_white_noise_averages_down_and_a_ramp_does_not():
     rng = np.random.default_rng(5)
     noise = allan_deviation(rng.normal(0, 1, 4000), 0.5)
-    assert noise.averaging_time_s[:3].tolist() == [0.5, 1.0, 2.0]
+    assert noise.averaging_time_s[:3] == pytest.approx([0.5, 1.0, 2.0])
+    assert noise.pairs[:3].tolist() == [3999, 3997, 3993]
     expected = 1 / np.sqrt(noise.averaging_time_s / 0.5)
     assert np.all(np.abs(noise.deviation - expected)[:8] < 4 * noise.error[:8])
     ramp = allan_deviation(0.1 * np.arange(100), 1.0)
     assert ramp.deviation == pytest.approx(0.1 * ramp.averaging_time_s / math.sqrt(2))
+
+
+def gappy_times(rng):
+    """Give times of readings each half second: jitter, one in ten missing, some late, and a pause of ten minutes."""
+    times = np.arange(6000) * 0.5 + rng.uniform(0, 0.02, 6000)
+    times[rng.choice(6000, 60, replace=False)] += 0.3
+    times[3000:] += 600
+    return np.delete(times, rng.choice(np.arange(1, 6000), 600, replace=False)) + 1.7e9
+
+
+def test_gaps_neither_raise_nor_lower_the_deviation_of_white_noise():
+    rng = np.random.default_rng(17)
+    times = gappy_times(rng)
+    drift, allan = analyse_drift(times, 5 + rng.normal(0, 1, times.size))
+    lengths = 2 ** np.arange(allan.deviation.size)
+    assert lengths[-1] >= 512
+    assert np.all(np.abs(allan.deviation - 1 / np.sqrt(lengths)) < 4 * allan.error)
+    assert np.all(allan.pairs < times.size - 2 * lengths + 1)
+    assert drift.interval == pytest.approx(0.5, rel=0.05)
+    assert 500 < drift.gaps < 800
+
+
+def test_a_pause_is_no_jump_of_a_drifting_signal():
+    times = gappy_times(np.random.default_rng(18))
+    _, allan = analyse_drift(times, 0.1 * (times - times[0]))
+    assert allan.deviation.size >= 10
+    assert allan.deviation == pytest.approx(0.1 * allan.averaging_time_s / math.sqrt(2), rel=0.03)
+    assert allan.averaging_time_s == pytest.approx(0.5 * 2 ** np.arange(allan.deviation.size), rel=0.2)
+
+
+def test_averaging_times_that_the_gaps_leave_no_pair_of_are_left_out():
+    times = np.concatenate([np.arange(4) + 100.0 * burst for burst in range(10)])
+    drift, allan = analyse_drift(times, np.arange(40) % 7)
+    assert allan.averaging_time_s == pytest.approx([1.0, 2.0])
+    assert allan.pairs.tolist() == [30, 10]
+    assert drift.gaps == 9
+
+
+def test_what_was_only_read_again_is_no_new_reading():
+    times = np.repeat(np.arange(6.0), 2)
+    drift, allan = analyse_drift(times, np.repeat([1.0, 2.0, 1.0, 3.0, 1.0, 2.0], 2))
+    assert (drift.points, drift.gaps, drift.interval) == (6, 0, 1.0)
+    assert allan.pairs.tolist() == [5, 3]
+    with pytest.raises(ValueError, match="at least 3 valid readings; there are 1"):
+        analyse_drift([3.0] * 5, [1.0] * 5)
+    drift, allan = analyse_drift([3.0] * 5, [1, 2, 1, 2, 1])
+    assert math.isnan(drift.best_averaging_time)
+    assert allan.pairs.size == 0
 
 
 def test_slope_and_spread_with_their_errors():
