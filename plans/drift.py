@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from plans.results import Result, Row, RunEvents
+from plans.standard_errors import student_factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +19,7 @@ class Drift:
 
     mean: float
     mean_error: float
-    """Standard deviation over the root of the number of readings: right for white noise only."""
+    """Standard error: right for white noise only."""
     standard_deviation: float
     slope: float
     """Of a straight line, in the signal's units per s."""
@@ -91,7 +92,7 @@ def allan_deviation(values: ArrayLike, interval_s: float, times_s: ArrayLike | N
         independent = max(1.0, (len(y) // length - 1) * pairs / len(distances))
         rows.append((float(np.mean(distances[counts])), deviation, deviation / math.sqrt(2 * independent), pairs))
     times, deviations, errors, numbers = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return AllanDeviation(*map(np.array, (times, deviations, errors)), np.array(numbers, dtype=np.int64))
+    return AllanDeviation(np.array(times), np.array(deviations), np.array(errors), np.array(numbers, dtype=np.int64))
 
 
 def analyse_drift(times_s: ArrayLike, values: ArrayLike) -> tuple[Drift, AllanDeviation]:
@@ -127,7 +128,7 @@ def analyse_drift(times_s: ArrayLike, values: ArrayLike) -> tuple[Drift, AllanDe
     deviation = float(np.std(y, ddof=1))
     drift = Drift(
         mean=float(np.mean(y)),
-        mean_error=deviation / math.sqrt(len(y)),
+        mean_error=student_factor(len(y) - 1) * deviation / math.sqrt(len(y)),
         standard_deviation=deviation,
         slope=slope,
         slope_error=slope_error,
@@ -188,4 +189,5 @@ def _straight_line(t: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[floa
         return math.nan, math.nan
     slope = float(np.sum(t * y)) / spread
     residuals = y - y.mean() - slope * t
-    return slope, math.sqrt(float(np.sum(residuals**2)) / max(1, len(y) - 2) / spread)
+    free = len(y) - 2
+    return slope, student_factor(free) * math.sqrt(float(np.sum(residuals**2)) / max(1, free) / spread)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from plans.standard_errors import student_factor
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFit:
@@ -79,7 +81,7 @@ def fit_sweep(
     speed = abs(velocity) or math.nan
     return SweepFit(
         velocity=velocity,
-        velocity_error=deviation * math.sqrt(float(np.mean(weights)) / spread),
+        velocity_error=student_factor(times.size - 2) * deviation * math.sqrt(float(np.mean(weights)) / spread),
         timing_error_s=deviation / speed,
         largest_timing_error_s=float(np.max(np.abs(residuals))) / speed,
         sample_time_error_s=worst,

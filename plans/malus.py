@@ -14,14 +14,13 @@ from bluesky.utils import Msg, get_hinted_fields
 from numpy.typing import ArrayLike, NDArray
 
 from plans.checks import Arguments, position_column, run_metadata
-from plans.optics.harmonics import fit_harmonics
+from plans.optics.harmonics import PERIODS_DEG, fit_cosine_squared
 from plans.results import Result, RunEvents, rows_of, with_results
-
-PERIODS_DEG = {"polarizer": 180.0, "half_wave_plate": 90.0}
-"""After which turn the power is the same again: a half-wave plate turns the polarization by twice its own angle."""
 
 _CLEARLY = 0.5
 """How small the unexplained variance must be, beside that of a polarizer, for the rotator to carry a plate."""
+
+_POWERS = ("amplitude", "amplitude_error", "offset", "offset_error")
 
 Optic = Literal["auto", "polarizer", "half_wave_plate"]
 
@@ -49,6 +48,8 @@ class MalusFit:
     """Share of the variance that the law explains; 1 is a perfect fit."""
     points: int
     """How many readings took part: those that are numbers."""
+    degrees_of_freedom: int
+    """How many more they are than the three parameters."""
     period_deg: float = 180.0
     """180 for a polarizer, 90 for a half-wave plate."""
 
@@ -120,20 +121,8 @@ def _optic_of(position: NDArray[np.float64], power: NDArray[np.float64]) -> str:
 
 
 def _fitted(position: NDArray[np.float64], power: NDArray[np.float64], period_deg: float) -> MalusFit:
-    fold = round(360.0 / period_deg)
-    fit = fit_harmonics(position, power, (fold,))
-    wave = fit.harmonics[fold]
-    return MalusFit(
-        angle_deg=wave.angle_deg,
-        angle_error_deg=wave.angle_error_deg,
-        amplitude_w=2 * wave.amplitude,
-        amplitude_error_w=2 * wave.amplitude_error,
-        offset_w=fit.offset - wave.amplitude,
-        offset_error_w=wave.lowest_error,
-        r_squared=fit.r_squared,
-        points=len(power),
-        period_deg=period_deg,
-    )
+    law = asdict(fit_cosine_squared(position, power, period_deg))
+    return MalusFit(**{f"{name}_w" if name in _POWERS else name: value for name, value in law.items()})
 
 
 def malus(
@@ -200,15 +189,5 @@ def malus(
 
 
 def _as_row(fit: MalusFit) -> dict[str, float]:
-    return {
-        "angle": fit.angle_deg,
-        "angle_error": fit.angle_error_deg,
-        "amplitude": fit.amplitude_w,
-        "amplitude_error": fit.amplitude_error_w,
-        "offset": fit.offset_w,
-        "offset_error": fit.offset_error_w,
-        "contrast": fit.contrast,
-        "r_squared": fit.r_squared,
-        "points": fit.points,
-        "period": fit.period_deg,
-    }
+    numbers = {name.removesuffix("_deg").removesuffix("_w"): value for name, value in asdict(fit).items()}
+    return {**numbers, "contrast": fit.contrast}

@@ -14,6 +14,7 @@ from event_model import DataKey
 from plans.checks import Arguments, PlanError
 from plans.relay import Messages, marked, relay
 from plans.results import Recorded, Result, Row, RunEvents, in_run, with_results
+from plans.standard_errors import student_factor
 from plans.with_dark import DARK_STREAM
 
 NORMALISED_STREAM = "normalised"
@@ -93,7 +94,7 @@ def normalised(plan: Messages, signal: str, monitor: str, *, subtract_dark: bool
             "signal": signal,
             "monitor": monitor,
             "mean": float(np.mean(ratios)),
-            "mean_error": deviation / math.sqrt(len(ratios)),
+            "mean_error": student_factor(len(ratios) - 1) * deviation / math.sqrt(len(ratios)),
             "standard_deviation": deviation,
             "points": len(ratios),
         }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from plans.results import Result, Row, RunEvents
+from plans.standard_errors import student_factor
 
 PeakModel = Literal["gaussian", "lorentzian"]
 FWHM_OF_SIGMA = 2 * math.sqrt(2 * math.log(2))
@@ -17,6 +18,8 @@ FWHM_OF_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 MIN_POINTS = 5
 """Center, width, height and background are four parameters; their errors need one point more."""
+
+_PARAMETERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class Peak:
     """Middle between the points of half maximum; NaN when there are none."""
     points: int
     """How many readings took part: those that are numbers."""
+    degrees_of_freedom: int
+    """How many more they are than fitted parameters."""
 
     def row(self, signal: str, mover: str) -> dict[str, Any]:
         """Return the peak as a row of `result_peak`."""
@@ -66,6 +71,7 @@ class Peak:
             "background_error": self.background_error,
             "r_squared": self.r_squared,
             "points": self.points,
+            "degrees_of_freedom": self.degrees_of_freedom,
         }
 
 
@@ -131,6 +137,7 @@ def fit_peak(
         centroid=statistics["com"],
         half_maximum_center=statistics["cen"],
         points=len(x),
+        degrees_of_freedom=_degrees_of_freedom(len(x), background),
     )
 
 
@@ -181,13 +188,18 @@ def _fitted(
     composite = shape + models.ConstantModel()
     parameters.add("c", value=float(np.median(y)) if background else 0.0, vary=background)
     result = composite.fit(y, parameters, x=x)
+    factor = student_factor(_degrees_of_freedom(len(x), background))
     best = {
-        name: (float(result.params[name].value), _error(result.params[name].stderr))
+        name: (float(result.params[name].value), factor * _error(result.params[name].stderr))
         for name in ("center", "fwhm", "height", "c")
     }
     if not background:
         best["c"] = (0.0, 0.0)
     return best, float(result.rsquared)
+
+
+def _degrees_of_freedom(points: int, background: bool) -> int:
+    return points - (_PARAMETERS if background else _PARAMETERS - 1)
 
 
 def _statistics(x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[str, float]:

@@ -2,15 +2,15 @@
 
 from plans.optics.anisotropy import AnisotropyFit, fit_anisotropy, rotational_anisotropy
 from plans.optics.delay import delay_ps, delay_scan, position_mm
-from plans.optics.half_wave_plate import HalfWavePlateFit, calibrate_half_wave_plate, fit_half_wave_plate
-from plans.optics.harmonics import HarmonicFit, fit_harmonics
+from plans.optics.half_wave_plate import calibrate_half_wave_plate, fit_half_wave_plate
+from plans.optics.harmonics import CosineSquared, HarmonicFit, fit_harmonics
 from plans.optics.imaging import image_scan
 from plans.optics.power_hold import PowerOutOfReach, power_hold
 from plans.optics.wavelength import wavelength_scan
 
 __all__ = [
     "AnisotropyFit",
-    "HalfWavePlateFit",
+    "CosineSquared",
     "HarmonicFit",
     "PowerOutOfReach",
     "calibrate_half_wave_plate",

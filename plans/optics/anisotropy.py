@@ -40,7 +40,11 @@ class AnisotropyFit:
                 f"angle_{fold}": wave.angle_deg,
                 f"angle_{fold}_error": wave.angle_error_deg,
             }
-        return row | {"r_squared": self.fit.r_squared, "points": self.fit.points}
+        return row | {
+            "r_squared": self.fit.r_squared,
+            "points": self.fit.points,
+            "degrees_of_freedom": self.fit.degrees_of_freedom,
+        }
 
 
 def fit_anisotropy(angle_deg: ArrayLike, signal: ArrayLike, folds: Sequence[int] = FOLDS) -> AnisotropyFit:

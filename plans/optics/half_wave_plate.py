@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import bluesky.plans as bp
-import numpy as np
 from bluesky.protocols import Readable
 from bluesky.utils import Msg
 from numpy.typing import ArrayLike
 
 from plans.checks import Arguments, position_column, run_metadata
 from plans.optics.columns import column_names, units_of
-from plans.optics.harmonics import fit_harmonics
+from plans.optics.harmonics import PERIODS_DEG, CosineSquared, fit_cosine_squared
 from plans.results import Result, RunEvents, rows_of, with_results
 
-_FOLD = 4
 
-
-@dataclass(frozen=True, kw_only=True)
-class HalfWavePlateFit:
-    """What `offset + amplitude * cos(2 * (position - angle_deg))**2` says: four maxima in a turn of the plate."""
-
-    angle_deg: float
-    """Position of largest power, 0 to below 90."""
-    angle_error_deg: float
-    """Standard error of it."""
-    amplitude: float
-    """Largest minus smallest power, in the signal's units."""
-    amplitude_error: float
-    """Standard error of it."""
-    offset: float
-    """Smallest power: leakage and ambient light."""
-    offset_error: float
-    """Standard error of it."""
-    r_squared: float
-    """Share of the variance that the law explains; 1 is a perfect fit."""
-    points: int
-    """How many readings took part."""
-
-    @property
-    def contrast(self) -> float:
-        """Largest divided by smallest power; infinite when the offset is not above zero."""
-        return (self.amplitude + self.offset) / self.offset if self.offset > 0 else math.inf
-
-    def power(self, position_deg: ArrayLike) -> Any:
-        """Return the power at positions of the plate in degrees."""
-        position = np.asarray(position_deg, dtype=float)
-        return self.offset + self.amplitude * np.cos(np.radians(2 * (position - self.angle_deg))) ** 2
-
-    def as_row(self) -> dict[str, float]:
-        """Return the numbers by the names they are stored under: `angle` and `angle_error` (deg), and so on."""
-        numbers = asdict(self)
-        return {"angle": numbers.pop("angle_deg"), "angle_error": numbers.pop("angle_error_deg"), **numbers}
-
-
-def fit_half_wave_plate(position_deg: ArrayLike, power: ArrayLike) -> HalfWavePlateFit:
+def fit_half_wave_plate(position_deg: ArrayLike, power: ArrayLike) -> CosineSquared:
     """Fit the law of a half-wave plate before a polarizer; readings that are no numbers are left out.
 
     Parameters
@@ -73,18 +31,7 @@ def fit_half_wave_plate(position_deg: ArrayLike, power: ArrayLike) -> HalfWavePl
     ValueError
         The shapes differ, or the readings do not determine the three parameters.
     """
-    fit = fit_harmonics(position_deg, power, (_FOLD,))
-    wave = fit.harmonics[_FOLD]
-    return HalfWavePlateFit(
-        angle_deg=wave.angle_deg,
-        angle_error_deg=wave.angle_error_deg,
-        amplitude=2 * wave.amplitude,
-        amplitude_error=2 * wave.amplitude_error,
-        offset=fit.offset - wave.amplitude,
-        offset_error=wave.lowest_error,
-        r_squared=fit.r_squared,
-        points=fit.points,
-    )
+    return fit_cosine_squared(position_deg, power, PERIODS_DEG["half_wave_plate"])
 
 
 def calibrate_half_wave_plate(
@@ -141,7 +88,7 @@ def calibrate_half_wave_plate(
         position = events.column(position_column(rotator))
         names = column_names(detectors)
         rows = rows_of(names, lambda name: fit_half_wave_plate(position, events.column(name)).as_row())
-        return Result("half_wave_plate", rows, {"angle": "deg"} | _powers(events, names))
+        return Result("half_wave_plate", rows, {"angle": "deg", "period": "deg"} | _powers(events, names))
 
     plan = bp.scan(list(detectors), rotator, start, stop, num, md=metadata)
     uid: str = yield from with_results(plan, analyse)

