@@ -21,6 +21,8 @@ from plans.results import Result, RunEvents, with_results
 
 POSITION_TIMEOUT_S = 10.0
 REST_TIMEOUT_S = 10.0
+READY_STREAM = "ready"
+"""What the detectors read before anything moves."""
 _POLL_S = 0.005
 _MOST_SEGMENTS = 100
 
@@ -83,6 +85,9 @@ def fly_scan(
     `<axis>_time_error` how far the times of the samples may be wrong (s), `<axis>_pass` counts the passes from 1.
     The samples are in the stream `<axis>_sweep`; the stream `result_fly` has a row for each sweep with the achieved
     velocity and the timing error.
+
+    Before anything moves all detectors are read once, in the stream `ready`: a camera that takes long for its first
+    frame does not miss the beginning of the sweep, and a detector that fails does so with the axis at rest.
 
     The axis speeds up before `start` and slows down after `stop`: it moves beyond both, and limits are checked with
     that before anything moves. A pause stops it; resumed, the rest is swept with a new run-up. On every way out it
@@ -167,6 +172,7 @@ def fly_scan(
     @bpp.run_decorator(md=metadata)
     def run() -> Generator[Msg, Any, None]:
         yield from sweeps.declare()
+        yield from sweeps.make_ready()
         for number in range(1, passes + 1):
             backwards = snake and number % 2 == 0
             yield from sweeps.sweep(number, *((stop, start) if backwards else (start, stop)))
@@ -195,6 +201,12 @@ class _Sweeps:
                 # A detector that can fly has columns only when it is prepared for something: here for single frames.
                 yield from bps.prepare(detector, TriggerInfo(), wait=True)
         yield from bps.declare_stream(*self._detectors, self._position, name="primary")
+
+    def make_ready(self) -> Generator[Msg, Any, None]:
+        """Read all detectors once while nothing moves: a first frame may take much longer than those that follow."""
+        yield from bps.checkpoint()
+        yield from bps.trigger_and_read(self._detectors, name=READY_STREAM)
+        yield from bps.checkpoint()
 
     def sweep(self, number: int, start: float, end: float) -> Generator[Msg, Any, None]:
         """Sweep the range once, in pieces when it is paused."""

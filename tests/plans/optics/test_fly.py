@@ -127,6 +127,41 @@ def test_camera_and_meter_have_a_position_each(bench):
             assert data[f"{AXIS}_at_camera"] - data[AXIS] == pytest.approx(speed * apart, abs=0.1)
 
 
+def test_the_axis_waits_until_every_detector_has_delivered(bench, monkeypatch):
+    camera, seen = bench.simulated_camera, []
+    start = camera.start_seq
+
+    def slow_at_first(*args, **kwargs):
+        before = bench.axis_truth()
+        if not seen:
+            time.sleep(1.0)
+        seen.append((before, bench.axis_truth()))
+        return start(*args, **kwargs)
+
+    monkeypatch.setattr(camera, "start_seq", slow_at_first)
+    bench.RE(fly_scan([bench.meter, bench.camera], bench.stage.axis[1], 10, 13, velocity=SLOW))
+    for truth in seen[0]:
+        assert not truth["moving"]
+        assert truth["position"] == pytest.approx(9.5, abs=1e-3)
+    (ready,) = bench.events("ready")
+    assert {"meter_power", "camera_mean"} <= set(ready)
+    assert len(seen) == 1 + len(bench.events())
+    indices = [d["indices"] for name, d in bench.documents if name == "stream_datum"]
+    assert [(span["start"], span["stop"]) for span in indices] in ([], [(n, n + 1) for n in range(len(seen))])
+
+
+def test_a_detector_that_cannot_begin_leaves_the_axis_where_it_is(bench, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise RuntimeError("PL_ERR_NO_FRAMES")
+
+    monkeypatch.setattr(bench.simulated_camera, "start_seq", refuse)
+    before = bench.axis_truth()["position"]
+    with pytest.raises(FailedStatus):
+        bench.RE(fly_scan([bench.meter, bench.camera], bench.stage.axis[1], 10, 13, velocity=SLOW))
+    assert bench.axis_truth()["position"] == before
+    assert bench.stop_document()["exit_status"] == "fail"
+
+
 def test_pause_stops_the_axis_and_resume_sweeps_the_rest(bench):
     paused = []
 
