@@ -228,12 +228,20 @@ class Arguments:
         known = list(devices)
 
         async def look() -> None:
-            columns: list[str] = []
-            for device in known:
-                described = device.describe()
-                columns += await described if inspect.isawaitable(described) else described
+            columns = [column for device in known for column in await _columns(device)]
             if name not in columns:
                 self.problem(argument, name, f"one of the columns {', '.join(columns)}")
+
+        self._questions.append(look)
+
+    def same_units(self, argument: str, device: Any, column: str, other: Any, other_column: str) -> None:
+        """Expect that a column of a device has the units of another device's; unknown ones are not compared."""
+
+        async def look() -> None:
+            units = (await _columns(device)).get(column, {}).get("units")
+            wanted = (await _columns(other)).get(other_column, {}).get("units")
+            if units and wanted and units != wanted:
+                self.problem(argument, device, f"a device in {wanted}, as {other_column} is; {column} is in {units}")
 
         self._questions.append(look)
 
@@ -354,6 +362,12 @@ def plain_argument(value: Any) -> Any:
 def _has(face: Any) -> Callable[[Any], bool]:
     """Return what tells whether a part has a face; whatever can be set is not yet something that moves."""
     return is_movable if face is Movable else lambda part: isinstance(part, face)
+
+
+async def _columns(device: Any) -> Mapping[str, Any]:
+    described = device.describe()
+    columns: Mapping[str, Any] = await described if inspect.isawaitable(described) else described
+    return columns
 
 
 def _is_finite(value: Any) -> bool:

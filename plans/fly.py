@@ -145,8 +145,10 @@ def fly_scan(
         arguments.positions("stop", axis, stop)
         if start == stop:
             arguments.problem("stop", stop, f"another position than start, {start!r}")
-    if (velocity is None) == (duration is None):
-        arguments.problem("velocity", velocity, f"given, or else duration, which is {duration!r}")
+    if velocity is None and duration is None:
+        arguments.problem("velocity", velocity, "given, or else duration")
+    elif velocity is not None and duration is not None:
+        arguments.problem("velocity", velocity, f"left out when there is a duration, which is {duration!r}")
     for name, value in (("velocity", velocity), ("duration", duration)):
         if value is not None:
             arguments.number(name, value, above=0)
@@ -256,7 +258,7 @@ class _Sweeps:
         from ophyd_async.core import FlyMotorInfo
 
         axis, brake = self._axis, self._brake
-        segment = _Segment(number, start, end, time.time())
+        segment = _Segment(number, start, end, time.time(), interrupted=True)
         yield Msg("set", brake, None)
         brake.pulled = False
         direction = 1 if end > start else -1
@@ -282,11 +284,11 @@ class _Sweeps:
                     break
             if not brake.pulled:
                 yield from bps.wait(group="sweep")
+                segment.interrupted = brake.pulled
 
         def come_to_rest() -> Generator[Msg, Any, None]:
             yield Msg("wait_for", None, [brake.rest])
             segment.ended = time.time()
-            segment.interrupted = brake.pulled
             if self._segments and self._segments[-1] is segment:
                 yield from bps.collect(axis)
 

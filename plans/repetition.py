@@ -40,7 +40,7 @@ def repeat(make_plan: MakePlan, times: int, *, delay: float = 0.0) -> Generator[
     PlanArgumentError
         Something is wrong with the arguments; nothing has moved.
     """
-    return (yield from interleave([make_plan], times, delay=delay))
+    return (yield from _in_turn(Arguments("repeat"), [make_plan], times, delay))
 
 
 def interleave(
@@ -77,19 +77,25 @@ def interleave(
         Something is wrong with the arguments; nothing has moved.
     """
     arguments = Arguments("interleave")
-    for make in make_plans:
-        if not callable(make):
-            arguments.problem("make_plans", make, "a function that makes the plan: partial(scan, ...), not scan(...)")
     if not make_plans:
         arguments.problem("make_plans", [], "at least one function that makes a plan")
+    arguments.choice("order", order, ("same", "alternating"))
+    return (yield from _in_turn(arguments, make_plans, times, delay, alternating=order == "alternating"))
+
+
+def _in_turn(
+    arguments: Arguments, make_plans: Sequence[MakePlan], times: int, delay: float, *, alternating: bool = False
+) -> Generator[Msg, Any, list[Any]]:
+    for make in make_plans:
+        if not callable(make):
+            one = "make_plan" if arguments.plan == "repeat" else "make_plans"
+            arguments.problem(one, make, "a function that makes the plan: partial(scan, ...), not scan(...)")
     arguments.count("times", times)
     arguments.number("delay", delay, low=0, units="s")
-    arguments.choice("order", order, ("same", "alternating"))
     yield from arguments.check()
-
     uid, number, returned = str(uuid.uuid4()), 0, []
     for turn in range(times):
-        backwards = order == "alternating" and turn % 2 == 1
+        backwards = alternating and turn % 2 == 1
         for plan_number in reversed(range(len(make_plans))) if backwards else range(len(make_plans)):
             if number and delay:
                 yield from checkpoint()

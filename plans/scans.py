@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any, Literal
 
 import bluesky.plans as bp
+import numpy as np
 from bluesky.protocols import NamedMovable, Readable, Triggerable
 from bluesky.utils import Msg
+from numpy.typing import NDArray
 
 from plans.checks import Arguments, check_column, default_column, position_column, run_metadata
 from plans.drift import drift_results
@@ -148,7 +150,7 @@ def nd_scan(
 
 def list_scan(
     detectors: Sequence[Readable[Any]],
-    axes: Sequence[tuple[NamedMovable[float], Sequence[float]]],
+    axes: Sequence[tuple[NamedMovable[float], Sequence[float] | NDArray[np.float64]]],
     *,
     relative: bool = False,
     note: str | None = None,
@@ -163,7 +165,7 @@ def list_scan(
     detectors
         What is read at each point.
     axes
-        For each motor: the motor and the list of its positions; all lists are equally long.
+        For each motor: the motor and the list (or array) of its positions; all lists are equally long.
     relative
         Count positions from where the motors stand, and return there afterwards.
     note, sample, operator, md
@@ -183,7 +185,8 @@ def list_scan(
     arguments.detectors("detectors", detectors)
     lengths = set()
     for motor, points in _checked_axes(arguments, axes, 2, "motor, positions"):
-        if isinstance(points, str) or not isinstance(points, Sequence) or not points:
+        row = isinstance(points, np.ndarray) and points.ndim == 1
+        if not (row or (isinstance(points, Sequence) and not isinstance(points, str))) or not len(points):
             arguments.problem("axes", points, "a list of positions")
             continue
         if not arguments.total_points("axes", len(points)):
@@ -196,7 +199,7 @@ def list_scan(
     yield from arguments.check()
     given = {"detectors": detectors, "axes": axes, "relative": relative}
     metadata = run_metadata("list_scan", given, note=note, sample=sample, operator=operator, md=md)
-    flat: list[Any] = [item for motor, points in axes for item in (motor, list(points))]
+    flat: list[Any] = [item for motor, points in axes for item in (motor, [float(point) for point in points])]
     return (yield from (bp.rel_list_scan if relative else bp.list_scan)(list(detectors), *flat, md=metadata))
 
 
@@ -413,9 +416,12 @@ def _checked_axes(arguments: Arguments, axes: Any, length: int, form: str) -> li
     if isinstance(axes, str) or not isinstance(axes, Sequence) or not axes:
         arguments.problem("axes", axes, f"a list of ({form})")
         return []
+    if any(isinstance(axis, str) or not isinstance(axis, Sequence) for axis in axes):
+        arguments.problem("axes", axes, f"a list of ({form}), also for one motor: [({form})]")
+        return []
     well = []
     for axis in axes:
-        if isinstance(axis, str) or not isinstance(axis, Sequence) or len(axis) != length:
+        if len(axis) != length:
             arguments.problem("axes", axis, form)
         elif arguments.movable("axes", axis[0]):
             well.append(axis)

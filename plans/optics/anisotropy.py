@@ -128,8 +128,8 @@ def rotational_anisotropy(
         arguments.problem("folds", folds, "a list of whole numbers")
         folds = ()
     well.append(arguments.count("num", num, minimum=2 * len(folds) + 2))
-    for fold in folds:
-        arguments.count("folds", fold)
+    if all(arguments.count("folds", fold) for fold in folds) and len(set(folds)) < len(folds):
+        arguments.problem("folds", folds, "different whole numbers")
     arguments.distinct("analyser", [polariser, analyser])
     movable = arguments.movable("polariser", polariser) and arguments.movable("analyser", analyser)
     ratio = 0.5 if half_wave_plate else 1.0

@@ -10,7 +10,7 @@ import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky.protocols import Movable, NamedMovable, Readable
-from bluesky.utils import Msg
+from bluesky.utils import Msg, get_hinted_fields
 
 from plans.checks import Arguments, run_metadata
 from plans.results import Result, RunEvents, with_results
@@ -84,7 +84,8 @@ def image_scan(
         With the camera's own error as its cause, a region it cannot have for one.
     """
     arguments = Arguments("image_scan")
-    arguments.detectors("camera", [camera])
+    if arguments.detectors("camera", [camera]) and f"{camera.name}_mean" not in get_hinted_fields(camera):
+        arguments.problem("camera", camera, f"a camera, whose frames have their mean in {camera.name}_mean")
     if isinstance(detectors, str) or not isinstance(detectors, Sequence):
         arguments.problem("detectors", detectors, "a list of devices")
     elif detectors:

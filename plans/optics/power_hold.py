@@ -10,10 +10,11 @@ from typing import Any
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
+from bluesky.protocols import Movable, Readable
 from bluesky.utils import Msg, get_hinted_fields
 from event_model import DataKey
 
-from plans.checks import Arguments, PlanError, run_metadata
+from plans.checks import Arguments, PlanError, position_column, run_metadata
 from plans.results import Recorded, Result, Row, RunEvents, with_results
 from plans.standard_errors import student_factor
 
@@ -115,6 +116,8 @@ def power_hold(
         arguments.problem("high", high, f"above the lowest position, {lowest:g}")
     reading_column = column or next(iter(get_hinted_fields(meter)), "")
     arguments.column("column", reading_column, [meter])
+    if isinstance(actuator, Movable) and isinstance(actuator, Readable):
+        arguments.same_units("actuator", actuator, position_column(actuator), meter, reading_column)
     yield from arguments.check()
     metadata = run_metadata("power_hold", _arguments_of(given), note=note, sample=sample, operator=operator, md=md)
     metadata |= {"detectors": [meter.name], "motors": [actuator.name], "hints": {"dimensions": [(["time"], "primary")]}}

@@ -223,6 +223,7 @@ def test_abort_in_mid_sweep(bench):
     assert bench.axis_truth()["counter"] < STOP
     assert bench.stop_document()["exit_status"] == "abort"
     assert bench.events(f"{AXIS}_sweep")
+    assert [bool(row["interrupted"]) for row in bench.events("result_fly")] == [True]
 
 
 def test_limit_switch_in_mid_sweep_fails_the_run_and_keeps_what_was_measured(bench):
@@ -319,8 +320,8 @@ def test_wrappers_go_around_a_sweep(bench):
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        ({"velocity": 1, "duration": 1}, "velocity"),
-        ({}, "velocity = None"),
+        ({"velocity": 1, "duration": 1}, "velocity = 1: must be left out when there is a duration, which is 1"),
+        ({}, "velocity = None: must be given, or else duration"),
         ({"velocity": -1}, "above 0"),
         ({"velocity": 1, "passes": 0}, "passes"),
         ({"velocity": 1, "latency_s": {"nobody": 1}}, "latency_s"),

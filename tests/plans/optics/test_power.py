@@ -94,6 +94,8 @@ def test_power_that_cannot_be_held_ends_the_run_as_failed(bench, power):
     assert len(bench.events()) >= 1
     with pytest.raises(PlanArgumentError, match="power = "):
         bench.RE(power_hold(bench.meter, power, 3 * wanted, 5.0))
+    with pytest.raises(PlanArgumentError, match="hwp: must be a device in W, as meter_power is; hwp is in deg"):
+        bench.RE(power_hold(bench.meter, bench.hwp, wanted, 5.0))
 
 
 def test_calibrations_that_are_none_are_refused(tmp_path):

@@ -45,6 +45,7 @@ from plans import (
     with_results,
 )
 from plans.catalogue import CATALOGUE
+from plans.optics import image_scan, rotational_anisotropy
 
 WRONG = [None, True, "abc", "", math.nan, math.inf, -1, 1.5, [], [1], {"a": 1}, b"x", object(), SynAxis(name="wrong")]
 
@@ -217,6 +218,12 @@ def test_several_motors_lists_and_grids(run, motor, one):
     assert [e["other"] for e in run.events()] == [0, 1, 2, 0, 1, 2]
 
 
+def test_positions_may_be_an_array(run, motor, one):
+    run(list_scan([one], [(motor, np.linspace(0, 1, 3))]))
+    assert [event["motor"] for event in run.events()] == [0, 0.5, 1]
+    assert run.start["plan_args"]["axes"] == [["motor", [0, 0.5, 1]]]
+
+
 def test_a_relative_scan_returns_and_is_checked_where_the_motor_stands(run, engine, motor, one):
     engine(bps.mv(motor, 4))
     run(scan([one], motor, -1, 1, 3, relative=True))
@@ -288,13 +295,24 @@ async def test_parts_that_can_be_read_are_named_where_the_whole_cannot(motor):
         (lambda m, d: scan(d, m, 0, 1, 3), "detectors = peak: must be a list of devices"),
         (lambda m, d: grid_scan([d], [(m, 0, 1, 2), (m, 0, 1, 2)]), "axes = motor: must be named only once"),
         (lambda m, d: grid_scan([d], [(m, 0, 1)]), "axes = [motor, 0, 1]: must be motor, start, stop, num"),
+        (
+            lambda m, d: grid_scan([d], (m, 0, 1, 3)),
+            "axes = [motor, 0, 1, 3]: must be a list of (motor, start,",
+        ),
+        (lambda m, d: list_scan([d], [(m, np.eye(2))]), "must be a list of positions"),
+        (lambda m, d: list_scan([d], [(m, np.array([]))]), "axes = array([], dtype=float64): must be a list of posi"),
+        (lambda m, d: repeat(partial(scan, [d], m, 0, 1, 2), 0), "repeat: times = 0: must be a whole number"),
+        (lambda m, d: interleave([partial(scan, [d], m, 0, 1, 2)], 0), "interleave: times = 0: must be a whole number"),
+        (lambda m, d: image_scan(d), "camera = peak: must be a camera, whose frames have their mean in peak_mean"),
+        (lambda m, d: rotational_anisotropy([d], m, SynAxis(name="b"), 0, 1, folds=[2, 2]), "must be different whole"),
         (lambda m, d: nd_scan([d], [(m, 0, 7)], 3), "axes = 7: must be what motor accepts"),
         (lambda m, d: list_scan([d], [(m, [])]), "axes = []: must be a list of positions"),
         (lambda m, d: time_series([d], 3, -1), "delay = -1: must be a finite number at least 0 s"),
         (lambda m, d: adaptive_scan([d], m, 0, 1, 0.5, 0.1, 0), "max_step = 0.1: must be larger than min_step, 0.5"),
         (lambda m, d: tune([d], m, 1, 1), "stop = 1: must be another position than start"),
         (lambda m, d: tune([d], m, 0, 1, signal="nix"), "signal = 'nix': must be one of the columns peak"),
-        (lambda m, d: repeat(scan([d], m, 0, 1, 2), 2), "make_plans = "),
+        (lambda m, d: repeat(scan([d], m, 0, 1, 2), 2), "repeat: make_plan = "),
+        (lambda m, d: interleave([scan([d], m, 0, 1, 2)], 2), "interleave: make_plans = "),
         (lambda m, d: normalised(scan([d], m, 0, 1, 2), "a", "a"), "monitor = 'a': must be another column than signal"),
     ],
 )
