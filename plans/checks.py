@@ -10,8 +10,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from bluesky.protocols import Checkable, Flyable, Locatable, Movable, Readable, Triggerable
+from bluesky.protocols import Checkable, Flyable, Locatable, Movable, Preparable, Readable, Triggerable
 from bluesky.utils import Msg, get_hinted_fields
+from event_model import DataKey
 
 from plans.parts import is_movable, such_as
 
@@ -228,7 +229,7 @@ class Arguments:
         known = list(devices)
 
         async def look() -> None:
-            columns = [column for device in known for column in await _columns(device)]
+            columns = [column for device in known for column in await columns_of(device)]
             if name not in columns:
                 self.problem(argument, name, f"one of the columns {', '.join(columns)}")
 
@@ -238,8 +239,8 @@ class Arguments:
         """Expect that a column of a device has the units of another device's; unknown ones are not compared."""
 
         async def look() -> None:
-            units = (await _columns(device)).get(column, {}).get("units")
-            wanted = (await _columns(other)).get(other_column, {}).get("units")
+            units = (await columns_of(device)).get(column, {}).get("units")
+            wanted = (await columns_of(other)).get(other_column, {}).get("units")
             if units and wanted and units != wanted:
                 self.problem(argument, device, f"a device in {wanted}, as {other_column} is; {column} is in {units}")
 
@@ -364,9 +365,16 @@ def _has(face: Any) -> Callable[[Any], bool]:
     return is_movable if face is Movable else lambda part: isinstance(part, face)
 
 
-async def _columns(device: Any) -> Mapping[str, Any]:
-    described = device.describe()
-    columns: Mapping[str, Any] = await described if inspect.isawaitable(described) else described
+async def columns_of(device: Any) -> Mapping[str, Any]:
+    """Return a device's data keys; those of a detector that has them only when it is prepared are its hints."""
+    try:
+        described = device.describe()
+        columns: Mapping[str, Any] = await described if inspect.isawaitable(described) else described
+    except RuntimeError:
+        if not isinstance(device, Preparable):
+            raise
+        hinted: DataKey = {"source": "not prepared", "dtype": "number", "shape": []}
+        return dict.fromkeys(get_hinted_fields(device), hinted)
     return columns
 
 

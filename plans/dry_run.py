@@ -11,10 +11,11 @@ from typing import Any
 from bluesky.protocols import Triggerable
 from bluesky.utils import Msg
 
-from plans.checks import ArgumentProblem, PlanError, Question, position_column, where
+from plans.checks import ArgumentProblem, PlanError, Question, columns_of, position_column, where
 from plans.relay import Messages
 
-MOST_MESSAGES = 2_000_000
+MOST_MESSAGES = 400_000
+"""How much of a plan is gone through: some ten seconds of it."""
 DEFAULT_READING_S = 0.1
 DEFAULT_MOVE_S = 1.0
 EVENT_BYTES = 60
@@ -53,6 +54,8 @@ class DryRun:
     travels: dict[str, Travel] = field(default_factory=dict)
     path: list[dict[str, float]] = field(default_factory=list)
     """Positions of everything that has moved, at each event of `primary`."""
+    sweeps: int = 0
+    """How many sweeps at constant velocity: how many readings these have depends on how long one takes."""
     settings: list[str] = field(default_factory=list)
     """What else would be set."""
     duration_s: float = 0.0
@@ -62,6 +65,8 @@ class DryRun:
     """Positions that a device would refuse."""
     depends_on_readings: str = ""
     """Why the plan cannot be foreseen to its end; empty when it can."""
+    cut_short: str = ""
+    """How much of a long plan was gone through; empty when all of it was."""
     planned_points: int | None = None
     """How many points the plan itself says it has at the most."""
 
@@ -69,7 +74,13 @@ class DryRun:
     def total_points(self) -> int:
         """How many events of `primary`: as gone through, or as the plan says when it depends on readings."""
         seen = self.points.get("primary", 0)
-        return max(seen, self.planned_points or 0) if self.depends_on_readings else seen
+        return max(seen, self.planned_points or 0) if self.depends_on_readings or self.cut_short else seen
+
+    @property
+    def share_seen(self) -> float:
+        """Which share of all points was gone through; durations and sizes are those of this share."""
+        seen = self.points.get("primary", 0)
+        return seen / self.total_points if seen else 1.0
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class _Rehearsal:
         self._travels: dict[int, Travel] = {}
         self._described: dict[int, Mapping[str, Any]] = {}
         self._durations: dict[int, float] = {}
+        self._sweeps: dict[str, _Sweep] = {}
 
     def go_through(self, plan: Messages) -> DryRun:
         """Return what the plan would do."""
@@ -135,6 +147,10 @@ class _Rehearsal:
             if self._found.points.get("primary", 0) > (self._found.planned_points or MOST_MESSAGES):
                 break
         generator.close()  # type: ignore[attr-defined]
+        seen = self._found.points.get("primary", 0)
+        if seen < (self._found.planned_points or 0):
+            self._found.cut_short = f"the first {seen} points"
+            return self._found
         self._found.depends_on_readings = "it goes on for ever without real readings"
         return self._found
 
@@ -160,11 +176,33 @@ class _Rehearsal:
     def _on_set(self, message: Msg) -> None:
         device, target = message.obj, message.args[0]
         group = message.kwargs.get("group")
+        if target is None:
+            return
         if not isinstance(target, int | float) or isinstance(target, bool) or not _is_mover(device):
             self._found.settings.append(f"{device.name} = {target}")
             return
         self._check(device, float(target))
         self._waiting.setdefault(group, []).append(self._move(device, float(target)))
+
+    def _on_prepare(self, message: Msg) -> None:
+        request = message.args[0]
+        if not hasattr(request, "time_for_move"):
+            return
+        start, end = float(request.start_position), float(request.end_position)
+        self._sweeps[message.obj.name] = _Sweep(message.obj, start, end, float(request.time_for_move))
+        self._waiting.setdefault(message.kwargs.get("group"), []).append(self._move(message.obj, start))
+
+    def _on_kickoff(self, message: Msg) -> None:
+        sweep = self._sweeps.get(message.obj.name)
+        if sweep is not None:
+            self._found.sweeps += 1
+            sweep.began = self._found.duration_s
+
+    def _on_complete(self, message: Msg) -> _UnderWay:
+        sweep = self._sweeps.get(message.obj.name)
+        if sweep is not None:
+            self._move(sweep.axis, sweep.end)
+        return _UnderWay()
 
     def _on_sleep(self, message: Msg) -> None:
         self._spend(float(message.args[0]))
@@ -185,11 +223,18 @@ class _Rehearsal:
 
     def _on_read(self, message: Msg) -> dict[str, dict[str, Any]]:
         self._in_event.append(message.obj)
-        if not isinstance(message.obj, Triggerable):
-            self._spend(self._reading_time(message.obj))
         keys = self._describe(message.obj)
-        position = self._positions.get(id(message.obj))
-        column = position_column(message.obj) if position is not None else ""
+        sweep = self._sweeps.get(message.obj.name)
+        position: float | None
+        if sweep is not None and sweep.began is not None:
+            # What stands for a swept axis tells where that is by now.
+            position, column = sweep.at(self._found.duration_s), sweep.axis.name
+            self._positions[id(sweep.axis)] = position
+        else:
+            if not isinstance(message.obj, Triggerable):
+                self._spend(self._reading_time(message.obj))
+            position = self._positions.get(id(message.obj))
+            column = position_column(message.obj) if position is not None else ""
         return {
             name: {"value": position if name == column else _plausible(key), "timestamp": 0.0}
             for name, key in keys.items()
@@ -244,7 +289,7 @@ class _Rehearsal:
 
     def _describe(self, device: Any) -> Mapping[str, Any]:
         if id(device) not in self._described:
-            self._described[id(device)] = self._asked(device.describe)
+            self._described[id(device)] = self._ask(lambda: columns_of(device))
         return self._described[id(device)]
 
     def _reading_time(self, device: Any) -> float:
@@ -270,6 +315,29 @@ class _Rehearsal:
     def _asked(self, method: Callable[[], Any]) -> Any:
         answer = method()
         return self._ask(lambda: answer) if inspect.isawaitable(answer) else answer
+
+
+@dataclass
+class _Sweep:
+    """A sweep of an axis, on the clock of the rehearsal."""
+
+    axis: Any
+    start: float
+    end: float
+    takes_s: float
+    began: float | None = None
+
+    def at(self, now_s: float) -> float:
+        """Return where the axis is."""
+        assert self.began is not None
+        share = min(1.0, (now_s - self.began) / self.takes_s) if self.takes_s else 1.0
+        return self.start + share * (self.end - self.start)
+
+
+class _UnderWay:
+    """Stands for the status of a sweep: whoever reads meanwhile sees by the position when it is over."""
+
+    done = False
 
 
 class _Answered:

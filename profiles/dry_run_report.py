@@ -12,17 +12,15 @@ from profiles.past_durations import PastPoints
 
 def duration_of(found: DryRun, past: PastPoints | None) -> float:
     """Return the estimated duration in s: by a past run's points where there is one, else by the devices' settings."""
-    if past is not None:
+    if past is not None and not found.sweeps:
         return past.point_s * found.total_points
-    if found.depends_on_readings and found.points.get("primary"):
-        return found.duration_s * found.total_points / found.points["primary"]
-    return found.duration_s
+    return found.duration_s / found.share_seen
 
 
 def summary_lines(name: str, found: DryRun, past: PastPoints | None) -> list[str]:
     """Return the lines to print: points, moves, duration, data, and what is wrong."""
     points = ", ".join(f"{number} in {stream}" for stream, number in found.points.items()) or "none"
-    most = " at the most" if found.depends_on_readings else ""
+    most = " at the most" if found.depends_on_readings else " or so" if found.sweeps else ""
     lines = [f"{name}: {found.runs} run{'s' * (found.runs != 1)}, {found.total_points} points{most} (events: {points})"]
     for travel in found.travels.values():
         units = f" {travel.units}" if travel.units else ""
@@ -32,15 +30,18 @@ def summary_lines(name: str, found: DryRun, past: PastPoints | None) -> list[str
             f"way {travel.distance:g}{units}" + (f" at {travel.velocity:g}{units}/s" if travel.velocity else "")
         )
     lines += [f"  also sets        {setting}" for setting in dict.fromkeys(found.settings)]
-    basis = (
-        f"as in scan {past.scan_id}: {past.point_s:.3g} s a point"
-        if past is not None
-        else "from velocities and exposures; no past run with these devices is known"
-    )
+    if found.sweeps:
+        basis = "from the time of the sweeps"
+    elif past is not None:
+        basis = f"as in scan {past.scan_id}: {past.point_s:.3g} s a point"
+    else:
+        basis = "from velocities and exposures; no past run with these devices is known"
     lines.append(f"  takes about      {_duration_text(duration_of(found, past))} ({basis})")
-    lines.append(f"  records about    {_size_text(found.bytes)}")
+    lines.append(f"  records about    {_size_text(round(found.bytes / found.share_seen))}")
     if found.depends_on_readings:
         lines.append(f"  depends on what is read, and was not followed to its end: {found.depends_on_readings}")
+    if found.cut_short:
+        lines.append(f"  gone through     {found.cut_short} only, as the plan is long; time and data follow from these")
     lines += [f"  REFUSED          {problem}" for problem in found.problems]
     lines.append("Nothing has moved.")
     return lines
@@ -68,7 +69,7 @@ def as_json(name: str, found: DryRun, past: PastPoints | None) -> dict[str, Any]
         },
         "duration_s": round(duration_of(found, past), 3),
         "point_s_of_past_run": None if past is None else past.point_s,
-        "bytes": found.bytes,
+        "bytes": round(found.bytes / found.share_seen),
         "depends_on_readings": bool(found.depends_on_readings),
         "refused": [str(problem) for problem in found.problems],
     }

@@ -421,8 +421,15 @@ class PVCAMInstrument(StandardDetector):
         return super().prepare(value)
 
     async def describe(self) -> dict[str, DataKey]:
-        """Return the data keys of images and, where each event is one frame, of what is measured of it."""
-        keys = await super().describe()
+        """Return the data keys of images and, where each event is one frame, of what is measured of it.
+
+        Not prepared yet, it says what single frames of the present region will be.
+        """
+        if self._prepare_ctx is not None:
+            keys = await super().describe()
+        else:
+            shape = Region.parse(await self.region.get_value()).shape
+            keys = {f"{self.name}_image": image_data_key(self.driver.camera.name, shape, 1, "STREAM:")}
         if self.takes_one_frame:
             for signal in self._frame_signals():
                 keys.update(await signal.describe())

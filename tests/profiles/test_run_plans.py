@@ -17,10 +17,10 @@ from catalog import find_journal, read_journal
 from plans.catalogue import CATALOGUE
 from plans.checks import PlanArgumentError
 from plans.dry_run import Estimates, dry_run
-from plans.scans import grid_scan, scan
+from plans.scans import grid_scan, scan, time_series
 from plans.tune import tune
 from profiles.device_names import UnknownDevice, find_device, find_devices, meant_ids
-from profiles.dry_run_report import draw_path, summary_lines
+from profiles.dry_run_report import draw_path, duration_of, summary_lines
 from profiles.plan_arguments import WrongOption, arguments_of, parameter_texts
 from profiles.result_table import result_table
 from profiles.run import RunOptions, completed
@@ -149,6 +149,18 @@ def test_the_table_says_when_a_fit_has_few_degrees_of_freedom():
     console.print(result_table("malus", rows, {"angle": "deg"}))
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
     assert lines[1:] == ["angle 1.25 ± 0.5 deg 2 ± ? deg", "degrees of freedom 1 (few: 89% within 3 errors) 34"]
+
+
+def test_a_dry_run_of_a_long_plan_goes_through_its_beginning(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("plans.dry_run.MOST_MESSAGES", 1000)
+    meter = SynSignal(name="meter", func=lambda: 1.0, kind="hinted")
+    whole = dry_run(time_series([meter], 50), ask)
+    found = dry_run(time_series([meter], 600_000), ask)
+    assert (whole.cut_short, whole.share_seen) == ("", 1.0)
+    assert found.total_points == 600_000
+    assert found.cut_short == f"the first {found.points['primary']} points"
+    assert duration_of(found, None) == pytest.approx(12_000 * duration_of(whole, None), rel=0.1)
+    assert any("only, as the plan is long" in line for line in summary_lines("time_series", found, None))
 
 
 def test_a_dry_run_says_when_a_plan_depends_on_what_it_reads():

@@ -6,12 +6,14 @@ import time
 import bluesky.plan_stubs as bps
 import numpy as np
 import pytest
+from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus, RunEngineInterrupted
 from optics_bench import TIME_SCALE
 
 from devices.sweep import SweepRefused, SweepStopped
 from plans import LimitExceeded, laser_safe, normalised, with_dark
 from plans.checks import PlanArgumentError
+from plans.dry_run import dry_run
 from plans.fly import fly_scan
 
 AXIS = "stage_axis_1"
@@ -315,6 +317,31 @@ def test_wrappers_go_around_a_sweep(bench):
         assert not bench.truth["instruments"]["laser"]["shutter_open"]
     finally:
         bench.RE(bps.mv(laser.shutter, True))
+
+
+def ask(question):
+    async def asked():
+        return await question()
+
+    return call_in_bluesky_event_loop(asked())
+
+
+def test_a_dry_run_foresees_the_sweeps_and_the_frames(bench):
+    before = bench.axis_truth()["counter"]
+    plan = fly_scan([bench.meter, bench.camera], bench.stage.axis[1], START, STOP, velocity=0.5, passes=2)
+    found = dry_run(plan, ask)
+    travel = found.travels[AXIS]
+    assert (found.sweeps, travel.low, travel.high) == (2, START, STOP)
+    assert travel.distance == pytest.approx(0.5 + 2 * (STOP - START))
+    assert 16 <= found.duration_s < 25
+    assert found.points["ready"] == 1
+    assert 20 <= found.points["primary"] <= 200
+    places = [point[AXIS] for point in found.path]
+    assert max(places) == STOP
+    assert places[-1] == START
+    assert found.bytes > (found.points["primary"] + 1) * 256 * 256 * 2 if bench.generation == "v4" else found.bytes
+    assert bench.axis_truth()["counter"] == before
+    assert not bench.documents or bench.documents[-1][0] == "stop"
 
 
 @pytest.mark.parametrize(
