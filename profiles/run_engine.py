@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bluesky import RunEngine
 from bluesky.run_engine import set_bluesky_event_loop
-from bluesky.utils import Msg
+from bluesky.utils import FailedStatus, Msg
 
 from coexistence.runtime.loops import end_loop
 from profiles.interruption import AbortOnInterrupt
@@ -61,6 +61,7 @@ def make_run_engine(
             context_managers=[AbortOnInterrupt] if interrupt == "abort" else None,
         )
     record_each_event_once(run_engine)
+    tell_why_devices_fail(run_engine)
     return run_engine
 
 
@@ -78,6 +79,33 @@ def record_each_event_once(run_engine: RunEngine) -> None:
             run_engine._reset_checkpoint_state()
 
     run_engine.register_command("save", save_once)
+
+
+class ToldFailedStatus(FailedStatus):
+    """What a plan gets when a device fails; its text, which becomes the reason in the run's stop document, says why.
+
+    Bluesky's own text is that of the status: it names the device at the best.
+    """
+
+    def __str__(self) -> str:
+        why = str(self.__cause__) if self.__cause__ is not None else ""
+        name = getattr(getattr(self.args[0] if self.args else None, "device", None), "name", "")
+        if not why:
+            return super().__str__()
+        return f"{name}: {why}" if name and name not in why else why
+
+
+def tell_why_devices_fail(run_engine: RunEngine) -> None:
+    """Let the reason of a failed run be what the device had to say, not that a status has failed."""
+    completed = run_engine._status_object_completed
+
+    def completed_and_told(status: Any, *args: Any) -> None:
+        completed(status, *args)
+        error = run_engine._exception
+        if type(error) is FailedStatus:
+            error.__class__ = ToldFailedStatus
+
+    run_engine._status_object_completed = completed_and_told  # type: ignore[method-assign, assignment]
 
 
 def end_plan(run_engine: RunEngine, timeout: float) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import pytest
-from bluesky import RunEngineInterrupted
+from bluesky import RunEngine, RunEngineInterrupted
 from bluesky.run_engine import call_in_bluesky_event_loop
-from ophyd import Signal
+from bluesky.utils import FailedStatus
+from ophyd import DeviceStatus, Signal
+from ophyd.sim import SynAxis
 from ophyd_async.core import soft_signal_rw
 
 from catalog import find_journal, read_journal
 from coexistence.config import DualConfig
+from profiles.run_engine import tell_why_devices_fail
 from profiles.session import Session
 from profiles.suspenders import SuspendBelow, suspender
 
@@ -257,3 +260,24 @@ def test_suspenders_ask_for_one_condition():
         suspender(signal, below=1, above=2)
     with pytest.raises(ValueError, match=r"resume_at \(0\) must not be below the limit \(1\)"):
         SuspendBelow(signal, 1, resume_at=0)
+
+
+class Stuck(SynAxis):
+    """An axis whose motions fail."""
+
+    def set(self, value):
+        status = DeviceStatus(self)
+        status.set_exception(OSError(f"no motion to {value:g}: the brake is on"))
+        return status
+
+
+def test_the_reason_of_a_failed_run_is_what_the_device_said():
+    run_engine, stops = RunEngine({}, context_managers=[]), []
+    tell_why_devices_fail(run_engine)
+    run_engine.subscribe(lambda _, document: stops.append(document), "stop")
+    axis = Stuck(name="slide")
+    with pytest.raises(FailedStatus) as caught:
+        run_engine(bp.scan([], axis, 1, 2, 2))
+    assert isinstance(caught.value.__cause__, OSError)
+    assert stops[0]["exit_status"] == "fail"
+    assert stops[0]["reason"] == "slide: no motion to 1: the brake is on"
