@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from plans.results import Result, Row, RunEvents
+from plans.results import Result, RunEvents, rows_of
 from plans.standard_errors import student_factor
 
 PeakModel = Literal["gaussian", "lorentzian"]
@@ -54,9 +54,9 @@ class Peak:
     degrees_of_freedom: int
     """How many more they are than fitted parameters."""
 
-    def row(self, signal: str, mover: str) -> dict[str, Any]:
+    def row(self, mover: str) -> dict[str, Any]:
         """Return the peak as a row of `result_peak`."""
-        return {"signal": signal, "mover": mover, **asdict(self)}
+        return {"mover": mover, **asdict(self)}
 
     def gaussian_row(self) -> dict[str, Any]:
         """Return a Gaussian by its `centre`, `sigma`, `height` and `background`, with standard errors."""
@@ -141,22 +141,19 @@ def fit_peak(
     )
 
 
-def peak_results(
-    events: RunEvents, mover: str, signals: list[str], model: PeakModel, *, dip: bool = False
-) -> Result | None:
-    """Return `result_peak` of a run: a row for each signal in which a peak could be fitted."""
-    rows: list[Row] = []
-    for signal in signals:
-        try:
-            peak = fit_peak(events.column(mover), events.column(signal), model, dip=dip)
-        except ValueError:
-            continue
-        rows.append(peak.row(signal, mover))
-    if not rows:
-        return None
+def peak_results(events: RunEvents, mover: str, signals: list[str], model: PeakModel, *, dip: bool = False) -> Result:
+    """Return `result_peak` of a run: a row for each signal in which a peak could be fitted.
+
+    Raises
+    ------
+    ValueError
+        There is none in any of them.
+    """
+    positions = events.column(mover)
+    rows = rows_of(signals, lambda name: fit_peak(positions, events.column(name), model, dip=dip).row(mover))
     along, up = events.units(mover), events.units(signals[0])
-    positions = ("center", "fwhm", "maximum_at", "centroid", "half_maximum_center")
-    units = dict.fromkeys(positions, along) | dict.fromkeys(("height", "background", "maximum"), up)
+    places = ("center", "fwhm", "maximum_at", "centroid", "half_maximum_center")
+    units = dict.fromkeys(places, along) | dict.fromkeys(("height", "background", "maximum"), up)
     return Result("peak", rows, units)
 
 

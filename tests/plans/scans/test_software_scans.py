@@ -218,6 +218,12 @@ def test_several_motors_lists_and_grids(run, motor, one):
     assert [e["other"] for e in run.events()] == [0, 1, 2, 0, 1, 2]
 
 
+def test_a_fit_that_finds_nothing_says_so(run, motor, one, caplog):
+    run(scan([one], motor, 0, 1, 6, fit="gaussian"))
+    assert "result_peak" not in {d["name"] for name, d in run.documents if name == "descriptor"}
+    assert "has no result: one: a peak needs at least 5 valid readings that differ" in caplog.text
+
+
 def test_positions_may_be_an_array(run, motor, one):
     run(list_scan([one], [(motor, np.linspace(0, 1, 3))]))
     assert [event["motor"] for event in run.events()] == [0, 0.5, 1]
