@@ -97,14 +97,9 @@ class LiveMeasurements:
             That is no address.
         """
         from bluesky.callbacks.zmq import Publisher
-        from zmq import ZMQError
 
-        try:
-            publisher = Publisher(address)
-        except (ZMQError, ValueError) as error:
-            raise ValueError(
-                f"{address!r} is no address of a 0MQ proxy: write host:port of its input, such as localhost:5577"
-            ) from error
+        _check_address(address)
+        publisher = Publisher(address)
         end_forwarding = forward(self.bridge, publisher, after_s=CONNECTING_S)
         self._begin(PERIOD_S)
 
@@ -157,6 +152,29 @@ class LiveMeasurements:
                 end()
             except Exception:
                 logger.exception("Watching a device did not end in order")
+
+
+def _check_address(address: str) -> None:
+    """Try an address on a socket that is closed again: a publisher that fails half made blocks where it is collected.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    import zmq
+
+    with zmq.Context() as context, context.socket(zmq.PUB) as socket:
+        socket.linger = 0
+        try:
+            socket.connect(f"tcp://{address.removeprefix('tcp://')}")
+        except zmq.ZMQError as error:
+            problem: Exception = error
+        else:
+            return
+    raise ValueError(
+        f"{address!r} is no address of a 0MQ proxy: write host:port of its input, such as localhost:5577"
+    ) from problem
 
 
 class _RecentMeasurements:

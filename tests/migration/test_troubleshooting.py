@@ -62,7 +62,7 @@ class Holder:
 
 def acquire_timeout(path: str, _: Path) -> None:
     with closing(SharedSerialPort(path)) as port:
-        waiting = threading.Thread(target=lambda: suppressed(lambda: enter(port.acquire("camera", timeout=20))))
+        waiting = threading.Thread(target=lambda: port.acquire("camera", timeout=20).__enter__().release())
         try:
             with Holder(lambda: port.acquire("alignment script")):
                 waiting.start()
@@ -178,11 +178,6 @@ def wait_until(condition: Callable[[], object]) -> None:
 def enter(guard: object) -> None:
     with guard:  # type: ignore[attr-defined]
         raise AssertionError("nobody should have got this wire")
-
-
-def suppressed(call: Callable[[], object]) -> None:
-    with suppress(CoexistenceError):
-        call()
 
 
 TROUBLE = {
