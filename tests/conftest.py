@@ -46,7 +46,17 @@ SHARING_A_CATALOG = {
     ),
     "records": (
         "catalog",
-        ("catalog", "checksums", "compact", "external_server", "faulty_server", "images", "notes", "rewriting"),
+        (
+            "catalog",
+            "checksums",
+            "columns",
+            "compact",
+            "external_server",
+            "faulty_server",
+            "images",
+            "notes",
+            "rewriting",
+        ),
     ),
 }
 GROUP_OF_FILE = {

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import uuid
-
 import httpx
-import numpy as np
 import pytest
-from bluesky.plans import count
-from catalog_helpers import state_of
-from ophyd.sim import SynSignal
 
-from catalog import CatalogSession, CatalogTimeout, CatalogUnavailable, KeyRejected, outages
+from catalog import CatalogTimeout, CatalogUnavailable, KeyRejected, outages
 from catalog.directory import CatalogState, DataDirectory
 from catalog.external import ExternalServer
 from catalog.outages import OutageTransport
@@ -89,32 +81,3 @@ def test_a_server_of_somebody_else_is_named(directory, monkeypatch):
 def test_a_key_that_is_not_accepted_any_more_is_told(directory):
     with pytest.raises(KeyRejected, match=str(directory.key_file)):
         client_of(Server(401), directory).get("/")
-
-
-@pytest.mark.server
-def test_a_catalog_outlives_its_daemon_and_tells_when_its_session_is_closed(RE, data_dir):
-    session = CatalogSession(data_dir)
-    wave = SynSignal(name="wave", func=lambda: np.arange(20.0))
-    (uid,) = RE(count([wave], 3), session.journal)
-    session.wait_delivered(uid, timeout=90.0)
-    catalog = session.catalog(wait=60.0)
-    run = catalog[uid]
-    first = state_of(session).daemon_pid
-    os.kill(first, signal.SIGKILL)
-    assert run["primary"]["wave"].read().shape == (3, 20)
-    assert uid in list(catalog)
-    assert state_of(session).daemon_pid != first
-    assert session.close(wait_delivered=60.0)
-    for ask in (
-        lambda: run["primary"].read(),
-        lambda: run["primary"]["wave"].read(),
-        lambda: catalog[-1],
-        lambda: catalog[str(uuid.uuid4())],
-        lambda: list(catalog.search(plan="count")),
-        lambda: len(catalog),
-        lambda: catalog.v1[-1],
-        lambda: run.documents(),
-        session.catalog,
-    ):
-        with pytest.raises(CatalogUnavailable, match=f"The catalog of {data_dir} has been stopped.*open_catalog"):
-            list(ask())

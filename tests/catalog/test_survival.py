@@ -18,7 +18,15 @@ from bluesky.plans import count
 from catalog_helpers import alive, assert_all_there, assert_images_there, state_of, wait_until
 from ophyd.sim import SynSignal
 
-from catalog import CatalogSession, CatalogStartFailed, CatalogTimeout, open_catalog, original_documents, shut_down
+from catalog import (
+    CatalogSession,
+    CatalogStartFailed,
+    CatalogTimeout,
+    CatalogUnavailable,
+    open_catalog,
+    original_documents,
+    shut_down,
+)
 from catalog.delivery import UNFINISHED_REASON
 from catalog.directory import CatalogState, DataDirectory
 from catalog.launch import daemon_runs, leases_held, leave_daemon
@@ -75,9 +83,13 @@ def test_the_server_is_killed_and_then_the_daemon_and_the_session_at_once(served
     assert second.daemon_pid == first.daemon_pid
     assert second.url == first.url  # who had it open goes on
     wait_partly_delivered(served, session.uid)
+    catalog = served.catalog()
+    run = catalog[session.uid]
     assert session.process.poll() is None
     for pid in (second.daemon_pid, session.process.pid):
         os.kill(pid, signal.SIGKILL)
+    assert len(run["primary"].base["internal"].read(["seq_num"])) > 0  # waits for the next ones
+    assert session.uid in list(catalog)
     session.finish()
     wait_until(lambda: not alive(second.server_pid), "the server to end with its daemon")
     assert_all_there(served, session.uid, session.emitted)
@@ -218,6 +230,7 @@ def test_the_life_of_a_catalog(RE, data_dir, det):
     wait_until(goes, "the daemon to leave")
     catalog = open_catalog(data_dir, wait=60.0)
     assert list(catalog) == [uid]
+    run = catalog[uid]
     assert state_of(session).daemon_pid != first.daemon_pid
     with CatalogSession(data_dir) as keeper:
         keeper.keep()
@@ -231,6 +244,19 @@ def test_the_life_of_a_catalog(RE, data_dir, det):
     assert not alive(kept.server_pid)
     assert not session.directory.state_file.exists()
     assert not daemon_runs(session.directory)
+    for ask in (
+        lambda: run["primary"].read(),
+        lambda: run["primary"]["det"].read(),
+        lambda: catalog[-1],
+        lambda: catalog[str(uuid.uuid4())],
+        lambda: list(catalog.search(plan="count")),
+        lambda: len(catalog),
+        lambda: catalog.v1[-1],
+        lambda: run.documents(),
+        session.catalog,
+    ):
+        with pytest.raises(CatalogUnavailable, match=f"The catalog of {data_dir} has been stopped.*open_catalog"):
+            list(ask())
 
 
 def test_a_server_that_cannot_start_is_reported_with_its_log(data_dir):
