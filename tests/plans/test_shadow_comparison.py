@@ -84,27 +84,27 @@ def verdicts(seeds, n, truth, tolerance=TOLERANCE, **faults):
 @pytest.mark.parametrize("truth", [steady, stepping, swinging])
 def test_a_sound_pair_is_called_different_in_one_of_a_hundred_cases_at_most(truth):
     for n in (20, ENOUGH):
-        found = collections.Counter(result.verdict for result in verdicts(200, n, truth))
-        assert found["different"] <= 2, found
-    assert found["equivalent"] >= 196
+        found = collections.Counter(result.verdict for result in verdicts(100, n, truth))
+        assert found["different"] <= 1, found
+    assert found["equivalent"] >= 98
 
 
-@pytest.mark.parametrize("truth", [steady, stepping, np.zeros_like])
+@pytest.mark.parametrize("truth", [stepping, np.zeros_like])
 @pytest.mark.parametrize("kind", NOISES)
 def test_a_sound_pair_is_left_in_peace_whatever_tails_its_noise_has(kind, truth):
     """What the benchmark `shadow_verdicts` measures, with fewer pairs."""
     for n, tolerance in ((25, Tolerance(relative=0)), (250, TOLERANCE)):
-        found = collections.Counter(result.verdict for result in verdicts(80, n, truth, tolerance, kind=kind))
-        assert found["different"] <= 2, (n, found)
+        found = collections.Counter(result.verdict for result in verdicts(30, n, truth, tolerance, kind=kind))
+        assert found["different"] <= 1, (n, found)
 
 
 def test_signals_that_are_compared_together_share_the_rate_of_false_positives():
     shares = collections.Counter()
-    for seed in range(150):
+    for seed in range(80):
         pairs = measured(seed, 40, steady)
         for among in (1, 50):
             shares[among] += compare("power", pairs, Tolerance(relative=0), among=among).verdict == "different"
-    assert shares[50] <= shares[1] <= 4
+    assert shares[50] <= shares[1] <= 3
 
 
 @pytest.mark.parametrize("kind", ["normal", "heavy tails"])
