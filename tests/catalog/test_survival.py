@@ -126,7 +126,7 @@ def read_again_and_again(session, stop, seen, failures):
                     rows = len(run["primary"].base["internal"].read(["seq_num"]))
                     assert rows >= seen.get(uid, 0)
                     seen[uid] = rows
-            stop.wait(0.2)
+            stop.wait(0.5)
     except Exception as error:
         failures.append(error)
 
