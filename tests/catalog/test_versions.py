@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import sqlite3
 import subprocess
 import sys
+from typing import Annotated
 
 import pytest
+from fastapi import Depends, FastAPI
+from fastapi.dependencies import utils as fastapi_utils
+from fastapi.testclient import TestClient
 from tiled.alembic_utils import downgrade
 from tiled.catalog.alembic_constants import ALEMBIC_DIR, ALEMBIC_INI_TEMPLATE_PATH
 from tiled.catalog.core import ALL_REVISIONS
 
 from catalog import DataDirectoryError, Journal, open_catalog
 from catalog.directory import FORMAT, DataDirectory
-from catalog.server import prepare_database
+from catalog.server import prepare_database, remember_signatures
 
 pytestmark = pytest.mark.server
 
@@ -88,3 +93,28 @@ def test_a_data_directory_from_before_formats_were_numbered_is_taken(directory, 
     directory.format_file.unlink()
     Journal(data_dir).close()
     assert directory.format_file.read_text() == f"{FORMAT}\n"
+
+
+def setting() -> int:
+    return 1
+
+
+def test_what_a_dependency_of_a_request_takes_is_worked_out_once(monkeypatch):
+    calls = []
+
+    def work_out(call):
+        calls.append(call)
+        return inspect.signature(call, eval_str=True)
+
+    monkeypatch.setattr(fastapi_utils, "get_typed_signature", work_out)
+    remember_signatures()
+    app = FastAPI()
+    app.dependency_overrides[setting] = lambda: 2
+
+    @app.get("/")
+    def answer(number: Annotated[int, Depends(setting)]) -> int:
+        return number
+
+    with TestClient(app) as client:
+        assert [client.get("/").json() for _ in range(3)] == [2, 2, 2]
+    assert len(calls) == len(set(calls))
