@@ -657,7 +657,7 @@ class Arbiter:
         """End the line in a forked child, whatever its parent's threads were about: none of them is here."""
         self._mutex, self._draining = threading.RLock(), threading.Lock()
         self._closed = error
-        for hold in self._slot.values():
+        for hold in tuple(self._slot.values()):
             hold._reason = "the process was forked"
             hold._state = REVOKED
         self._slot.clear()
@@ -916,8 +916,9 @@ class Arbiter:
                 if self._closed is not None:
                     self._drop_wait(party)
                     raise self._closed(hold.owner)
-                if self._slot and hold.timeout == 0.0:
-                    if not any(holder.gives_way_to(hold) for holder in self._slot.values()):
+                holder = self._slot.get(None)  # which may leave at any moment, without the mutex
+                if holder is not None and hold.timeout == 0.0:
+                    if not holder.gives_way_to(hold):
                         self._drop_wait(party)
                         raise self._late(hold)
                     hold.timeout = GIVE_WAY_S
