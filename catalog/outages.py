@@ -48,6 +48,8 @@ class OutageTransport(httpx.BaseTransport):
         ------
         CatalogUnavailable
             The server has been stopped, does not start, stays away, or broke off what must not be asked for twice.
+        CatalogTimeout
+            It did not answer for :data:`PATIENCE_S` seconds, and its daemon has not given it up.
         KeyRejected
             It does not accept the key any more.
         """
@@ -65,6 +67,7 @@ class OutageTransport(httpx.BaseTransport):
                 self._wait(began, error)
             else:
                 if response.status_code in _KEY_REFUSED:
+                    response.close()
                     raise key_rejected(self._directory)
                 return response
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from coexistence.arbiter import Arbiter, Rank, State, current_party
 from coexistence.errors import (
@@ -209,8 +209,7 @@ class Channel:
         """
         if make not in self._commons:
             self._commons.setdefault(make, make(self))
-        common: T = self._commons[make]  # type: ignore[assignment]
-        return common
+        return cast(T, self._commons[make])
 
     # Exchanges
 

@@ -14,7 +14,8 @@ from coexistence.transport import Accept
 class LeaseRules:
     """How long a driver that knows nothing of others keeps the wire after it has written something.
 
-    All times are in seconds.
+    All times are in seconds. While the machine stands still and nothing watches the wire, they do not run; ``longest``
+    does.
 
     Raises
     ------
