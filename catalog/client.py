@@ -154,7 +154,7 @@ def connect(directory: DataDirectory, url: str, timeout: float, *, lazy: bool = 
         root = from_uri(api_address(url), kind, api_key=key, trust_env=not is_local(url))
         tell_of_outages(root.context.http_client, directory)
         make_patient(root.context.http_client, directory)
-        root = root.new_variation(structure_clients=private_structure_clients(root.structure_clients))
+        root = root.new_variation(structure_clients=private_structure_clients(root.structure_clients, lazy))
         while True:
             if any(spec.name == "CatalogOfBlueskyRuns" for spec in root.specs):
                 # An external server's container of runs, named as such.
@@ -200,7 +200,7 @@ def key_rejected(directory: DataDirectory) -> KeyRejected:
     )
 
 
-def private_structure_clients(structure_clients: Any) -> Any:
+def private_structure_clients(structure_clients: Any, lazy: bool = False) -> Any:
     """Return tiled's table of client classes, with ours, as one that really is copied when it is copied.
 
     The older faces of a catalog, ``v1`` and ``v2``, exchange classes in what they take for a copy of their own;
@@ -208,6 +208,7 @@ def private_structure_clients(structure_clients: Any) -> Any:
     """
     from tiled.utils import OneShotCachedMap
 
+    from .growing import LazyColumn, NumpyColumn, RaggedColumn
     from .run_catalog import Run, RunCatalog, Stream
 
     class PrivateClients(OneShotCachedMap[str, Any]):  # type: ignore[misc]
@@ -219,6 +220,8 @@ def private_structure_clients(structure_clients: Any) -> Any:
 
     own = PrivateClients()
     own.__setstate__(dict(structure_clients.__getstate__()))
+    own.set("array", lambda: LazyColumn if lazy else NumpyColumn)
+    own.set("ragged", lambda: RaggedColumn)
     own.set("CatalogOfBlueskyRuns", lambda: RunCatalog)
     own.set("BlueskyRun", lambda: Run)
     own.set("BlueskyEventStream", lambda: Stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -133,6 +134,24 @@ class UnknownPart(CatalogError, KeyError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class ColumnReplaced(CatalogError):
+    """What is held of a column of a run that goes on is no more: a later event needed another form.
+
+    Attributes
+    ----------
+    path : list of str
+        Where the column was in the catalog.
+    """
+
+    def __init__(self, path: Sequence[str]) -> None:
+        self.path = list(path)
+        _, run, *column = path
+        super().__init__(
+            f"Column '{'/'.join(column)}' of run {run[:8]} has been written in another form since it was looked up, as "
+            "a later event did not fit: take it from the stream again."
+        )
 
 
 class BadSearch(CatalogError, ValueError):

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 import httpx
@@ -66,7 +65,7 @@ class RewriteGate:
         if not uid:
             await self._application(scope, receive, send)
         elif any(name == DAEMON_HEADER.encode() for name, _ in scope["headers"]):
-            if scope["method"] == "DELETE":
+            if scope["method"] == "DELETE" and is_rewritten(self._directory, uid):
                 await self._until(lambda: not self._readers[uid], READERS_PATIENCE_S)
             await self._application(scope, receive, send)
         elif await self._until(lambda: not is_rewritten(self._directory, uid), self._patience_s):
@@ -102,6 +101,11 @@ def is_rewritten(directory: DataDirectory, uid: str) -> bool:
     return directory.rewrite_mark(uid).exists() and not directory.delivery_problem(uid).exists()
 
 
+def undelivered_run(directory: DataDirectory, parts: Iterable[str]) -> str | None:
+    """Return the run that a path on the server leads to, if it may still grow or be written again."""
+    return next((part for part in parts if part and directory.journal_of(part).exists()), None)
+
+
 class PatientTransport(httpx.BaseTransport):
     """Hands requests on, but those about a run that is being written again not before it is back.
 
@@ -130,7 +134,9 @@ class PatientTransport(httpx.BaseTransport):
         CatalogTimeout
             The run was not back in time.
         """
-        if (uid := self._undelivered_run_of(request)) is None:
+        path = request.url.path
+        reads = request.method == "GET" or (request.method == "POST" and READS_OF_WIDE_TABLES in path)
+        if not reads or (uid := undelivered_run(self.directory, path.split("/"))) is None:
             return self._transport.handle_request(request)
         asked_again = False
         began = time.monotonic()
@@ -148,15 +154,6 @@ class PatientTransport(httpx.BaseTransport):
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
-
-    def _undelivered_run_of(self, request: httpx.Request) -> str | None:
-        """Return the run that a request reads, if it is one that may be written again."""
-        path = request.url.path
-        if request.method == "GET" or (request.method == "POST" and READS_OF_WIDE_TABLES in path):
-            for part in path.split("/"):
-                if part and self.directory.journal_of(part).exists():
-                    return part
-        return None
 
     def _wait_until_written(self, uid: str, began: float) -> None:
         while is_rewritten(self.directory, uid):
@@ -178,7 +175,7 @@ def make_patient(http_client: Any, directory: DataDirectory) -> None:
         http_client._transport = PatientTransport(http_client._transport, directory)
 
 
-def data_directory_of(http_client: Any) -> Path | None:
+def data_directory_of(http_client: Any) -> DataDirectory | None:
     """Return the data directory whose catalog a client reads, when it is one that `make_patient` has had."""
     transport = http_client._transport
-    return transport.directory.root if isinstance(transport, PatientTransport) else None
+    return transport.directory if isinstance(transport, PatientTransport) else None

@@ -8,7 +8,8 @@ from bluesky_tiled_plugins import CatalogOfBlueskyRuns
 from bluesky_tiled_plugins.clients.bluesky_event_stream import BlueskyEventStream, BlueskyEventStreamV3
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun, BlueskyRunV3
 
-from .errors import UnknownPart, UnknownRun
+from .errors import ColumnReplaced, UnknownPart, UnknownRun
+from .growing import ATTEMPTS, REFUSALS, Picture, forms_of, may_change
 from .query import search_runs
 from .rewriting import data_directory_of
 
@@ -18,7 +19,9 @@ LARGEST_SCAN_ID = 2**53
 
 
 class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
-    """Bluesky's stream, which tells what columns it has when asked for another."""
+    """Bluesky's stream, which tells what columns it has when asked for another, and can be read while it grows."""
+
+    _picture: Picture | None = None
 
     def __new__(cls, context: Any, *, item: Any, structure_clients: Any, **options: Any) -> Any:
         """Return a stream of the version that the server has."""
@@ -34,12 +37,27 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
         UnknownPart
             There is none of this name.
         """
-        try:
-            return super().__getitem__(key, *rest)
-        except UnknownPart:
-            raise
-        except KeyError:
-            raise self._unknown(key) from None
+        for _ in range(ATTEMPTS):
+            try:
+                return super().__getitem__(key, *rest)
+            except UnknownPart:
+                raise
+            except KeyError:
+                if not (may_change(self) and isinstance(key, str) and key in self):
+                    break  # else it was written again in this moment, at another place
+        raise self._unknown(key)
+
+    @property
+    def base(self) -> Any:
+        """The parts in which the columns are kept."""
+        return super().base if self._picture is None else self._picture
+
+    def get_contents(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Return what the server says of the parts."""
+        contents: dict[str, Any] = (
+            super().get_contents(*args, **options) if self._picture is None else self._picture.contents
+        )
+        return contents
 
     def read(self, variables: Any = None, dim0: str | None = None) -> Any:
         """Return columns, all by default, as one dataset: in the order of the descriptor, with their units.
@@ -49,14 +67,25 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
         UnknownPart
             There is none of this name.
         """
-        if variables is None:
-            return self._described(super().read(dim0=dim0))
-        wanted = [variables] if isinstance(variables, str) else list(variables)
-        there = set(self)
-        for name in wanted:
-            if isinstance(name, str) and name not in there:
-                raise self._unknown(name)
-        return self._described(super().read(wanted, dim0=dim0))
+        if variables is not None:
+            variables = [variables] if isinstance(variables, str) else list(variables)
+            there = set(self)
+            for name in variables:
+                if isinstance(name, str) and name not in there:
+                    raise self._unknown(name)
+        options = {} if variables is None else {"variables": variables}
+        if not may_change(self):
+            return self._described(super().read(dim0=dim0, **options))
+        named = set(variables) if variables and all(isinstance(name, str) for name in variables) else None
+        for _ in range(ATTEMPTS):
+            stream, contents = self.new_variation(), self.get_contents()
+            try:
+                stream._picture = Picture(self, contents, named)
+                return self._described(super(Stream, stream).read(dim0=dim0, **options))
+            except (*REFUSALS, ColumnReplaced):
+                if forms_of(self.get_contents()) == forms_of(contents):
+                    raise
+        return self._described(super().read(dim0=dim0, **options))
 
     def _described(self, data: Any) -> Any:
         # tiled reads the columns in the order of a set, another one in each process, and xarray labels with units.
@@ -139,7 +168,8 @@ class RunCatalog(CatalogOfBlueskyRuns):  # type: ignore[misc]
     @property
     def _place(self) -> str:
         """Where the runs lie, as people know it: the data directory, or the address when there is none."""
-        return str(data_directory_of(self.context.http_client) or self.uri)
+        directory = data_directory_of(self.context.http_client)
+        return self.uri if directory is None else str(directory.root)
 
     def _lookup_by_partial_uid(self, partial_uid: str) -> Any:
         # Letters that mean something to the database's LIKE are in no uid.

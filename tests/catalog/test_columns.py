@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 
 import numpy as np
@@ -121,29 +120,6 @@ def test_missing_and_changing_values_are_read_back_as_the_docs_say(served):
     np.testing.assert_array_equal(data["complex"], [[1, 2], [0, 3], [4, 0]])
     assert data["settings"].values.tolist() == ['{"gain": 2}', '[1, "x"]', "text"]
     assert data["enormous"].values.tolist() == [str(2**64 - 1), "-1", "0"]
-
-
-@pytest.mark.server
-def test_a_column_that_turns_to_another_form_while_the_run_goes_on_is_written_again(served):
-    three = np.array([1.0, 2.0, 3.0])
-    keys = {"late": (FLOATS, [None, three, np.arange(4.0)]), "mixed": (NUMBER, [1, 0.5, "over"])}
-    run = list(documents(keys, 3))
-    uid = run[0][1]["uid"]
-    for name, document in run:
-        served.journal(name, document)
-        if name == "event":
-            deadline = time.monotonic() + 60.0
-            rows = 0
-            while rows < document["seq_num"]:
-                assert time.monotonic() < deadline, "the event is not in the catalog"
-                catalog = served.catalog()
-                if uid in catalog and "primary" in catalog[uid] and "seq_num" in catalog[uid]["primary"]:
-                    rows = len(catalog[uid]["primary"]["seq_num"].read())
-                time.sleep(0.05)
-    served.wait_delivered(uid, timeout=90.0)
-    found = served.catalog()[uid]
-    assert compare_run(served.directory.root, found) == []
-    assert found["primary"]["mixed"].read().tolist() == ["1", "0.5", "over"]
 
 
 AWKWARD_NAMES = [

@@ -134,6 +134,20 @@ async def test_a_run_is_not_deleted_while_somebody_reads_it(directory):
     assert application.asked[-1] == ("DELETE", path)
 
 
+async def test_a_run_that_ends_does_not_wait_for_those_who_read_it(directory):
+    application = Application()
+    gate = browser_of(application, directory)
+    application.go_on.clear()
+    page = asyncio.create_task(gate.get("/api/v1/table/partition/runs/run-1/primary/internal"))
+    daemon = asyncio.create_task(
+        gate.delete("/api/v1/stream/close/runs/run-1/primary/internal", headers={DAEMON_HEADER: "1"})
+    )
+    while len(application.asked) < 2:
+        await asyncio.sleep(0)
+    application.go_on.set()
+    assert [(await page).status_code, (await daemon).status_code] == [200, 200]
+
+
 async def test_the_server_tells_who_has_waited_for_too_long(directory):
     directory.rewrite_mark("run-1").touch()
     gate = browser_of(Application(), directory, patience_s=0.1)

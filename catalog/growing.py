@@ -1,0 +1,206 @@
+"""Reading runs that go on: a client's picture of a column is of a moment, and the column grows or changes its form.
+
+tiled tells a client how long an array is and of what type, and the client takes what it is sent for that: it fails when
+an event has been added meanwhile, and takes other numbers for its own when the array has been written again in another
+form (see `catalog.columns`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from tiled.client.array import ArrayClient, DaskArrayClient
+from tiled.client.base import BaseClient
+from tiled.client.constructors import from_context
+from tiled.client.ragged import RaggedClient
+from tiled.client.utils import ClientError, client_for_item
+from tiled.ndslice import NDSlice
+from tiled.structures.core import StructureFamily
+
+from .errors import ColumnReplaced
+from .rewriting import data_directory_of, undelivered_run
+
+ATTEMPTS = 10
+"""How often what has changed while it was read is read again; each time needs an event that fits no earlier form."""
+
+REFUSALS = (httpx.HTTPStatusError, KeyError, ValueError)
+"""What reading ends with when what is read has gone or changed."""
+
+
+def may_change(client: Any) -> bool:
+    """Tell whether what a client reads belongs to a run that goes on or is not delivered yet."""
+    directory = data_directory_of(client.context.http_client)
+    return directory is not None and undelivered_run(directory, client.path_parts) is not None
+
+
+class _Column(BaseClient):  # type: ignore[misc]
+    """Part of a column's client: what was read is what the client takes it for, or there is an error."""
+
+    def __init__(self, context: Any, **options: Any) -> None:
+        super().__init__(context, **options)
+        self._may_change = may_change(self)
+
+    def _checked(self, read: Callable[[], Any]) -> Any:
+        if not self._may_change:
+            return read()
+        try:
+            found = read()
+        except REFUSALS:
+            self._compare_form()
+            raise
+        self._compare_form()
+        return found
+
+    def _compare_form(self) -> None:
+        """Make sure that the column still has the form in which it was looked up.
+
+        Raises
+        ------
+        ColumnReplaced
+            It has not.
+        """
+        delivered = not may_change(self)
+        now = None
+        with contextlib.suppress(ClientError):
+            now = self.new_variation().refresh()
+        if now is None or form_of(now.item) != form_of(self.item):
+            raise ColumnReplaced(self.path_parts)
+        if delivered:
+            self._may_change = False
+
+    def _looked_up_again(self) -> Any:
+        """Return the column's client as it is now."""
+        path = [part for part in self.path_parts if not part.startswith("internal")]
+        stream = from_context(self.context, self.structure_clients, path[:-1])
+        return stream[path[-1]]
+
+
+class LazyColumn(_Column, DaskArrayClient):  # type: ignore[misc]
+    """An array, read as a dask array: with the rows that it had when it was looked up."""
+
+    def _get_slice(self, wanted: NDSlice) -> Any:
+        if self._may_change and not wanted and self.shape:
+            wanted = NDSlice(*map(slice, self.shape))
+        return self._checked(lambda: super(LazyColumn, self)._get_slice(wanted))
+
+    def _get_block(self, block: Any, block_slice: Any = None) -> Any:
+        return self._checked(lambda: super(LazyColumn, self)._get_block(block, block_slice))
+
+
+class NumpyColumn(LazyColumn, ArrayClient):  # type: ignore[misc]
+    """An array, read into memory: in the form that it has by then."""
+
+    def read(self, slice: Any = None) -> Any:  # noqa: A002 - tiled's name
+        """Return the array or a part of it; what `RaggedColumn.read` does when the arrays are of one shape no more."""
+        for _ in range(ATTEMPTS):
+            try:
+                return super().read(slice)
+            except ColumnReplaced:
+                now = self._looked_up_again()
+                if not isinstance(now, NumpyColumn):
+                    return now.read(slice)
+                self._item, self._structure = now.item, now.structure()
+        return super().read(slice)
+
+
+class RaggedColumn(_Column, RaggedClient):  # type: ignore[misc]
+    """Arrays of different shapes; what is sent of them tells its form itself."""
+
+    def read(self, slice: Any = None) -> Any:  # noqa: A002 - tiled's name
+        """Return the arrays or a part of them, as text when they have become that."""
+        try:
+            return super().read(slice)
+        except REFUSALS:
+            if not self._may_change:
+                raise
+            try:
+                self._compare_form()
+            except ColumnReplaced:
+                return self._looked_up_again().read(slice)
+            raise
+
+
+def form_of(item: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what must not have changed of a part of a stream between its being looked up and being read."""
+    attributes = item["attributes"]
+    structure = attributes["structure"]
+    names = ("columns", "arrow_schema", "data_type")
+    return attributes["structure_family"], *map(structure.get, names), (structure.get("shape") or [])[1:]
+
+
+def forms_of(contents: dict[str, Any]) -> dict[str, Any]:
+    """Return that of all parts of a stream."""
+    return {part: form_of(item) for part, item in contents.items()}
+
+
+class Picture:
+    """What a stream held at one moment: its parts, each with only those events that all of them had.
+
+    Parameters
+    ----------
+    stream : CompositeClient
+        The stream.
+    contents : dict
+        What the server said of its parts then.
+    variables : set of str or None
+        Columns that are to be read, None for all; other parts do not count.
+    """
+
+    def __init__(self, stream: Any, contents: dict[str, Any], variables: set[str] | None) -> None:
+        self.contents = contents
+        data_keys = stream.metadata.get("data_keys", {})
+        self._parts: dict[str, Any] = {}
+        events = []
+        rows_of_event = {}
+        for part, item in contents.items():
+            self._parts[part] = client = client_for_item(stream.context, stream.structure_clients, item)
+            structure = item["attributes"]["structure"]
+            if variables is None or not variables.isdisjoint(structure.get("columns", [part])):
+                rows_of_event[part] = count = _rows_of_event(structure, data_keys.get(part, {}))
+                if count:
+                    events.append(_rows(client) // count)
+        if len(events) > 1:
+            for part, count in rows_of_event.items():
+                if count:
+                    self._parts[part] = _FirstRows(self._parts[part], min(events) * count)
+
+    def __getitem__(self, part: str) -> Any:
+        """Return the client of a part."""
+        return self._parts[part]
+
+
+def _rows(client: Any) -> int:
+    if client.structure_family == StructureFamily.table:
+        return len(client.read_partition(0, client.columns[:1]))
+    return int(client.structure().shape[0])
+
+
+def _rows_of_event(structure: dict[str, Any], data_key: dict[str, Any]) -> int:
+    """Return how many rows a part has for each event; 0 when its rows are no events'."""
+    if "columns" in structure:
+        return 1
+    shape, of_event = structure.get("shape"), data_key.get("shape") or []
+    if not shape:
+        return 0
+    # Files count frames along one axis.
+    return of_event[0] if "external" in data_key and len(shape) == len(of_event) else 1
+
+
+class _FirstRows:
+    """A client of a part that reads only so many of its rows."""
+
+    def __init__(self, client: Any, rows: int) -> None:
+        self._client = client
+        self._rows = rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def read(self, *columns: Any) -> Any:
+        found = self._client.read(*columns)
+        if columns and hasattr(found, "compute"):
+            found = found.compute()  # rows of a dask table have no numbers
+        return found[: self._rows]
