@@ -369,8 +369,6 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
         # What is flushed is forgotten; the writer's own way out keeps the frames it has announced.
         self.flush()
         self._count_rows()
-        if doc.get("reason") == UNFINISHED_REASON:
-            self._leave_out_unannounced_frames()
         super().stop(truncate_json_overflow(doc))
 
     def _count_rows(self) -> None:
@@ -381,21 +379,15 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
             if found != self._rows_sent[path]:
                 raise RowsMissing(path, self._rows_sent[path], found)
 
-    def _leave_out_unannounced_frames(self) -> None:
-        """Have the server read the frames that events tell of; a killed session's file may hold one more.
+    def _update_data_source_for_node(self, node: Any, data_source: Any, patch: Any = None) -> None:
+        """Tell the server how many frames there are, and to read no more of the file, which may be ahead of events.
 
-        The server refuses a file that is longer than what was announced.
+        Frames that are counted along one axis in the file and along two in the catalog, it would refuse altogether.
         """
-        for uid, consolidator in self._consolidators.items():
-            if consolidator.mimetype != HDF5_MIMETYPE or consolidator._sres_parameters.get("slice"):
-                continue
-            shape = consolidator.shape
-            frames = shape[0] * (shape[1] if len(shape) == FRAMES_OF_AN_EVENT_NDIM else 1)
-            consolidator._sres_parameters["slice"] = f":{frames}"
-            try:
-                self._update_data_source_for_node(self._sres_nodes[uid], consolidator.get_data_source())
-            except Exception:
-                logger.exception("The files of a run without an end may be unreadable")
+        shape = data_source.structure.shape
+        if data_source.mimetype == HDF5_MIMETYPE and len(shape) == FRAMES_OF_AN_EVENT_NDIM:
+            data_source.parameters.setdefault("slice", f":{shape[0] * shape[1]}")
+        super()._update_data_source_for_node(node, data_source, patch)
 
     def flush(self) -> None:
         """Write everything taken so far to the server."""

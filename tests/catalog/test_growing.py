@@ -6,9 +6,11 @@ import threading
 import time
 import traceback
 
+import h5py
 import numpy as np
 import pytest
 from catalog_helpers import NUMBER, documents, wait_until
+from event_model import compose_run
 
 from catalog import open_catalog
 from catalog.encoding import as_json
@@ -155,3 +157,47 @@ def test_whoever_reads_a_run_that_goes_on_sees_whole_rows_and_no_error(served):
             reader.join(60.0)
     assert failures == []
     assert took < 25.0  # readers have kept the server's last steps waiting for half a minute each
+
+
+def test_frames_are_read_as_far_as_events_tell_of_them_while_the_file_is_ahead(served, tmp_path):
+    frames = np.arange(10 * 6 * 4, dtype="u2").reshape(10, 6, 4)
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        file.create_dataset("entry/data", data=frames, chunks=(1, 6, 4))
+    composed = compose_run()
+    uid = composed.start_doc["uid"]
+    image = {"source": "camera", "dtype": "array", "dtype_numpy": "<u2", "shape": [2, 6, 4], "external": "STREAM:"}
+    described = composed.compose_descriptor(name="primary", data_keys={"image": image, "power": NUMBER})
+    resource = composed.compose_stream_resource(
+        mimetype="application/x-hdf5",
+        uri=f"file://localhost{tmp_path / 'frames.h5'}",
+        data_key="image",
+        parameters={"dataset": "entry/data", "chunk_shape": (1, 6, 4)},
+    )
+    served.journal("start", composed.start_doc)
+    served.journal("descriptor", described.descriptor_doc)
+    served.journal("stream_resource", resource.stream_resource_doc)
+
+    def announce(begin, end):
+        datum = resource.compose_stream_datum(
+            indices={"start": begin, "stop": end}, seq_nums={"start": begin + 1, "stop": end + 1}
+        )
+        served.journal("stream_datum", {**datum, "descriptor": described.descriptor_doc["uid"]})
+
+    announce(0, 3)
+    for power in (0.5, 1.5, 2.5, 3.5):
+        served.journal("event", described.compose_event(data={"power": power}, timestamps={"power": 0.0}))
+    catalog = served.catalog()
+    wait_until(lambda: uid in catalog and "primary" in catalog[uid], "the stream")
+    stream = catalog[uid]["primary"]
+    wait_until(lambda: {"image", "power"} <= set(stream) and stream["image"].shape[0] == 3, "what is announced")
+    wanted = frames[:6].reshape(3, 2, 6, 4)
+    np.testing.assert_array_equal(stream["image"].read(), wanted)
+    np.testing.assert_array_equal(stream["image"][-1], wanted[-1])
+    data = stream.read()
+    assert data["power"].values.tolist() == [0.5, 1.5, 2.5]
+    np.testing.assert_array_equal(data["image"], wanted)
+    assert stream.read(["power"])["power"].values.tolist() == [0.5, 1.5, 2.5, 3.5]
+    announce(3, 4)
+    served.journal("stop", composed.compose_stop())
+    served.wait_delivered(uid, timeout=60.0)
+    np.testing.assert_array_equal(catalog[uid]["primary"]["image"].read(), frames[:8].reshape(4, 2, 6, 4))
