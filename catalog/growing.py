@@ -26,6 +26,9 @@ from .rewriting import data_directory_of, undelivered_run
 ATTEMPTS = 10
 """How often what has changed while it was read is read again; each time needs an event that fits no earlier form."""
 
+PAUSE_S = 0.1
+"""How long to wait, as often, for a column that is announced and may be written in this moment."""
+
 REFUSALS = (httpx.HTTPStatusError, KeyError, ValueError)
 """What reading ends with when what is read has gone or changed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -9,7 +10,7 @@ from bluesky_tiled_plugins.clients.bluesky_event_stream import BlueskyEventStrea
 from bluesky_tiled_plugins.clients.bluesky_run import BlueskyRun, BlueskyRunV3
 
 from .errors import ColumnReplaced, UnknownPart, UnknownRun
-from .growing import ATTEMPTS, REFUSALS, Picture, forms_of, may_change
+from .growing import ATTEMPTS, PAUSE_S, REFUSALS, Picture, forms_of, may_change
 from .query import search_runs
 from .rewriting import data_directory_of
 
@@ -37,15 +38,26 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
         UnknownPart
             There is none of this name.
         """
-        for _ in range(ATTEMPTS):
+        for attempts_left in reversed(range(ATTEMPTS)):
             try:
                 return super().__getitem__(key, *rest)
             except UnknownPart:
                 raise
             except KeyError:
-                if not (may_change(self) and isinstance(key, str) and key in self):
-                    break  # else it was written again in this moment, at another place
-        raise self._unknown(key)
+                if not attempts_left or not isinstance(key, str) or self._lacks([key]):
+                    raise self._unknown(key) from None
+        raise AssertionError("the last attempt returns or raises")
+
+    def _lacks(self, names: list[Any]) -> list[Any]:
+        """Return which columns there are not, once those have come that are just being written for the first time."""
+        for attempts_left in reversed(range(ATTEMPTS)):
+            there = set(self)
+            lacking = [name for name in names if isinstance(name, str) and name not in there]
+            announced = self.metadata.get("data_keys", {}).keys() & set(lacking)
+            if not announced or not attempts_left or not may_change(self):
+                break
+            time.sleep(PAUSE_S)
+        return lacking
 
     @property
     def base(self) -> Any:
@@ -69,10 +81,8 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
         """
         if variables is not None:
             variables = [variables] if isinstance(variables, str) else list(variables)
-            there = set(self)
-            for name in variables:
-                if isinstance(name, str) and name not in there:
-                    raise self._unknown(name)
+            if lacking := self._lacks(variables):
+                raise self._unknown(lacking[0])
         options = {} if variables is None else {"variables": variables}
         if not may_change(self):
             return self._described(super().read(dim0=dim0, **options))

@@ -144,7 +144,7 @@ def test_whoever_reads_a_run_that_goes_on_sees_whole_rows_and_no_error(served):
         while run.events < ROWS and not failures:
             run.measure(1)
             time.sleep(0.1)
-            if run.events in (8, 16, ROWS):
+            if run.events in (12, ROWS):
                 done = dict(rounds)
                 wait_until(lambda done=done: failures or all(rounds[what] > done[what] for what in done), "the readers")
         began = time.monotonic()

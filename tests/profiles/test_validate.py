@@ -197,7 +197,7 @@ def test_a_line_that_is_faster_than_configured_is_told():
 def test_readings_that_fail_are_counted(monkeypatch: pytest.MonkeyPatch):
     with SimulatorProcess(build_spec([wire("meter", default_instrument("Newport1830C"))])) as real:
         config = bench(
-            {"id": "power", "type": "Newport1830C", "serial_port": real.ports["meter"], "timeout": 0.2},
+            {"id": "power", "type": "Newport1830C", "serial_port": real.ports["meter"], "timeout": 1.0},
         )
         answered = validate_module._answered
 
