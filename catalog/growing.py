@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from tiled.client.array import ArrayClient, DaskArrayClient
@@ -140,7 +140,7 @@ def forms_of(contents: dict[str, Any]) -> dict[str, Any]:
 
 
 class Picture:
-    """What a stream held at one moment: its parts, each with only those events that all of them had.
+    """The parts of a stream as they were at one moment, which no further request is needed to know.
 
     Parameters
     ----------
@@ -148,31 +148,37 @@ class Picture:
         The stream.
     contents : dict
         What the server said of its parts then.
-    variables : set of str or None
-        Columns that are to be read, None for all; other parts do not count.
     """
 
-    def __init__(self, stream: Any, contents: dict[str, Any], variables: set[str] | None) -> None:
+    def __init__(self, stream: Any, contents: dict[str, Any]) -> None:
         self.contents = contents
-        data_keys = stream.metadata.get("data_keys", {})
-        self._parts: dict[str, Any] = {}
-        events = []
-        rows_of_event = {}
-        for part, item in contents.items():
-            self._parts[part] = client = client_for_item(stream.context, stream.structure_clients, item)
-            structure = item["attributes"]["structure"]
-            if variables is None or not variables.isdisjoint(structure.get("columns", [part])):
-                rows_of_event[part] = count = _rows_of_event(structure, data_keys.get(part, {}))
-                if count:
-                    events.append(_rows(client) // count)
-        if len(events) > 1:
-            for part, count in rows_of_event.items():
-                if count:
-                    self._parts[part] = _FirstRows(self._parts[part], min(events) * count)
+        self._parts: dict[str, Any] = {
+            part: client_for_item(stream.context, stream.structure_clients, item) for part, item in contents.items()
+        }
+        self._data_keys = stream.metadata.get("data_keys", {})
 
     def __getitem__(self, part: str) -> Any:
         """Return the client of a part."""
         return self._parts[part]
+
+    def with_common_rows(self, variables: set[str] | None) -> Self:
+        """Leave of each part those events only that all of them have.
+
+        Parameters
+        ----------
+        variables : set of str or None
+            Columns that are to be read, None for all; other parts do not count.
+        """
+        rows_of_event = {}
+        for part, item in self.contents.items():
+            structure = item["attributes"]["structure"]
+            if variables is None or not variables.isdisjoint(structure.get("columns", [part])):
+                rows_of_event[part] = _rows_of_event(structure, self._data_keys.get(part, {}))
+        events = {part: _rows(self._parts[part]) // count for part, count in rows_of_event.items() if count}
+        if len(events) > 1:
+            for part in events:
+                self._parts[part] = _FirstRows(self._parts[part], min(events.values()) * rows_of_event[part])
+        return self
 
 
 def _rows(client: Any) -> int:
@@ -189,7 +195,7 @@ def _rows_of_event(structure: dict[str, Any], data_key: dict[str, Any]) -> int:
     if not shape:
         return 0
     # Files count frames along one axis.
-    return of_event[0] if "external" in data_key and len(shape) == len(of_event) else 1
+    return of_event[0] or 0 if "external" in data_key and len(shape) == len(of_event) else 1
 
 
 class _FirstRows:

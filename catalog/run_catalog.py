@@ -23,6 +23,7 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
     """Bluesky's stream, which tells what columns it has when asked for another, and can be read while it grows."""
 
     _picture: Picture | None = None
+    _contents: dict[str, Any] | None = None
 
     def __new__(cls, context: Any, *, item: Any, structure_clients: Any, **options: Any) -> Any:
         """Return a stream of the version that the server has."""
@@ -65,10 +66,13 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
         return super().base if self._picture is None else self._picture
 
     def get_contents(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Return what the server says of the parts."""
-        contents: dict[str, Any] = (
-            super().get_contents(*args, **options) if self._picture is None else self._picture.contents
-        )
+        """Return what the server says of the parts; of a run that is delivered it is asked once."""
+        contents: dict[str, Any] | None = self._contents if self._picture is None else self._picture.contents
+        if contents is None or args or options:
+            delivered = not may_change(self)
+            contents = super().get_contents(*args, **options)
+            if delivered and not args and not options:
+                self._contents = contents
         return contents
 
     def read(self, variables: Any = None, dim0: str | None = None) -> Any:
@@ -83,19 +87,23 @@ class Stream(BlueskyEventStreamV3):  # type: ignore[misc]
             variables = [variables] if isinstance(variables, str) else list(variables)
             if lacking := self._lacks(variables):
                 raise self._unknown(lacking[0])
-        options = {} if variables is None else {"variables": variables}
         if not may_change(self):
-            return self._described(super().read(dim0=dim0, **options))
+            return self._read(Picture(self, self.get_contents()), variables, dim0)
         named = set(variables) if variables and all(isinstance(name, str) for name in variables) else None
-        for _ in range(ATTEMPTS):
-            stream, contents = self.new_variation(), self.get_contents()
+        for attempts_left in reversed(range(ATTEMPTS)):
+            contents = self.get_contents()
             try:
-                stream._picture = Picture(self, contents, named)
-                return self._described(super(Stream, stream).read(dim0=dim0, **options))
+                return self._read(Picture(self, contents).with_common_rows(named), variables, dim0)
             except (*REFUSALS, ColumnReplaced):
-                if forms_of(self.get_contents()) == forms_of(contents):
+                if not attempts_left or forms_of(self.get_contents()) == forms_of(contents):
                     raise
-        return self._described(super().read(dim0=dim0, **options))
+        raise AssertionError("the last attempt returns or raises")
+
+    def _read(self, picture: Picture, variables: list[Any] | None, dim0: str | None) -> Any:
+        stream = self.new_variation()
+        stream._picture = picture
+        options = {} if variables is None else {"variables": variables}
+        return self._described(super(Stream, stream).read(dim0=dim0, **options))
 
     def _described(self, data: Any) -> Any:
         # tiled reads the columns in the order of a set, another one in each process, and xarray labels with units.
