@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -141,16 +140,19 @@ class ColumnReplaced(CatalogError):
 
     Attributes
     ----------
-    path : list of str
-        Where the column was in the catalog.
+    run : str
+        Uid of the run.
+    stream, column : str
+        Where in it.
     """
 
-    def __init__(self, path: Sequence[str]) -> None:
-        self.path = list(path)
-        _, run, *column = path
+    def __init__(self, run: str, stream: str, column: str) -> None:
+        self.run = run
+        self.stream = stream
+        self.column = column
         super().__init__(
-            f"Column '{'/'.join(column)}' of run {run[:8]} has been written in another form since it was looked up, as "
-            "a later event did not fit: take it from the stream again."
+            f"Column '{column}' of stream '{stream}' of run {run[:8]} has been written in another form since it was "
+            "looked up, as a later event did not fit: take it from the stream again."
         )
 
 

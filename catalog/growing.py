@@ -35,16 +35,28 @@ REFUSALS = (httpx.HTTPStatusError, KeyError, ValueError)
 
 def may_change(client: Any) -> bool:
     """Tell whether what a client reads belongs to a run that goes on or is not delivered yet."""
+    return _undelivered_run_of(client) is not None
+
+
+def _undelivered_run_of(client: Any) -> str | None:
     directory = data_directory_of(client.context.http_client)
-    return directory is not None and undelivered_run(directory, client.path_parts) is not None
+    return None if directory is None else undelivered_run(directory, client.path_parts)
 
 
 class _Column(BaseClient):  # type: ignore[misc]
-    """Part of a column's client: what was read is what the client takes it for, or there is an error."""
+    """Part of a column's client: what was read is what the client takes it for, or there is an error.
+
+    Attributes
+    ----------
+    follows : bool
+        Whether a column that has changed its form meanwhile is read in the new one.
+    """
 
     def __init__(self, context: Any, **options: Any) -> None:
         super().__init__(context, **options)
-        self._may_change = may_change(self)
+        self.follows = True
+        self._run = _undelivered_run_of(self)
+        self._may_change = self._run is not None
 
     def _checked(self, read: Callable[[], Any]) -> Any:
         if not self._may_change:
@@ -70,15 +82,18 @@ class _Column(BaseClient):  # type: ignore[misc]
         with contextlib.suppress(ClientError):
             now = self.new_variation().refresh()
         if now is None or form_of(now.item) != form_of(self.item):
-            raise ColumnReplaced(self.path_parts)
+            raise ColumnReplaced(str(self._run), self._stream_path[-1], self.path_parts[-1])
         if delivered:
             self._may_change = False
 
     def _looked_up_again(self) -> Any:
         """Return the column's client as it is now."""
-        path = [part for part in self.path_parts if not part.startswith("internal")]
-        stream = from_context(self.context, self.structure_clients, path[:-1])
-        return stream[path[-1]]
+        return from_context(self.context, self.structure_clients, self._stream_path)[self.path_parts[-1]]
+
+    @property
+    def _stream_path(self) -> list[str]:
+        path: list[str] = self.path_parts
+        return path[: path.index(str(self._run)) + 2]
 
 
 class LazyColumn(_Column, DaskArrayClient):  # type: ignore[misc]
@@ -102,6 +117,8 @@ class NumpyColumn(LazyColumn, ArrayClient):  # type: ignore[misc]
             try:
                 return super().read(slice)
             except ColumnReplaced:
+                if not self.follows:
+                    raise
                 now = self._looked_up_again()
                 if not isinstance(now, NumpyColumn):
                     return now.read(slice)
@@ -122,6 +139,8 @@ class RaggedColumn(_Column, RaggedClient):  # type: ignore[misc]
             try:
                 self._compare_form()
             except ColumnReplaced:
+                if not self.follows:
+                    raise
                 return self._looked_up_again().read(slice)
             raise
 
@@ -155,6 +174,9 @@ class Picture:
         self._parts: dict[str, Any] = {
             part: client_for_item(stream.context, stream.structure_clients, item) for part, item in contents.items()
         }
+        for client in self._parts.values():
+            if isinstance(client, _Column):
+                client.follows = False  # who reads the whole needs another picture then
         self._data_keys = stream.metadata.get("data_keys", {})
 
     def __getitem__(self, part: str) -> Any:

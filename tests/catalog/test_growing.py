@@ -99,10 +99,10 @@ def test_a_column_that_is_held_is_read_in_the_form_that_it_has_by_then(served):
     assert held["trace"].read().tolist()[9] == [9.0] * 4
     assert held["range"].read().tolist() == [1.0] * 14 + [0.5]
     assert held["range"][-1] == 0.5
-    message = rf"Column 'primary/internal/range' of run {run.uid[:8]} has been written in another form"
+    message = rf"Column 'range' of stream 'primary' of run {run.uid[:8]} has been written in another form"
     with pytest.raises(ColumnReplaced, match=message) as caught:
         pictures["range"].compute()
-    assert caught.value.path[-1] == "range"
+    assert (caught.value.run, caught.value.stream, caught.value.column) == (run.uid, "primary", "range")
     pictures["power"].compute()
     run.measure(ROWS - run.events)
     run.end()
