@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,28 +96,43 @@ def identify(
         for name, options in candidates(wire_key, type_name):
             speed = f" at {options['baud_rate']} baud" if "baud_rate" in options else ""
             tell(f"asking {again}as {name}{speed} ...")
-            if found := list(_identified(wire_key, wire, name, options, patience, config)):
+            if found := _identified(wire_key, wire, name, options, patience, tell, config):
                 return found
     return []
 
 
 def _identified(
-    wire_key: str, wire: str, name: str, options: dict[str, Any], patience: float, config: DualConfig | None
-) -> Iterator[Identified]:
+    wire_key: str,
+    wire: str,
+    name: str,
+    options: dict[str, Any],
+    patience: float,
+    tell: Callable[[str], object],
+    config: DualConfig | None,
+) -> list[Identified]:
     variants: list[dict[str, Any]] = [{}]
     if name == "Elliptec":
         variants, patience = [{"address": f"{number:X}"} for number in range(16)], BUS_ANSWER_S
+    found: dict[int, Identified] = {}
     with closing(SharedResources(config)) as resources:
-        for variant in variants:
-            chosen = {**options, **variant}
-            entry = InstrumentConfig.model_validate(
-                {"id": "identification", "type": name, "timeout": patience, wire_key: wire, **chosen}
-            )
-            connection = connection_of(entry, resources)
-            connection.open()
-            identity = _ask(name, chosen, connection)
-            if identity is not None:
-                yield Identified(_specific(name, identity), identity, chosen)
+        # Where one module answers, those are asked once more that did not: one that is busy may have been late.
+        for again in (False, True):
+            if again and len(found) in (0, len(variants)):
+                break
+            if again:
+                tell("asking once more at the other addresses ...")
+            for number, variant in enumerate(variants):
+                if number in found:
+                    continue
+                chosen = {**options, **variant}
+                entry = InstrumentConfig.model_validate(
+                    {"id": "identification", "type": name, "timeout": patience, wire_key: wire, **chosen}
+                )
+                connection = connection_of(entry, resources)
+                connection.open()
+                if (identity := _ask(name, chosen, connection)) is not None:
+                    found[number] = Identified(_specific(name, identity), identity, chosen)
+    return [found[number] for number in sorted(found)]
 
 
 def _ask(name: str, options: dict[str, Any], connection: Connection) -> str | None:

@@ -114,7 +114,9 @@ def test_all_is_told_before_starting_and_restarting_return():
             told.append((transition.subject, transition.after.value))
 
     manager = DualRuntimeManager(
-        v2=[Blocking("old"), Blocking("gone", start=failing)], v4=[Asynchronous("new")], limits=LIMITS
+        v2=[Blocking("old", connect_timeout=5.0), Blocking("gone", start=failing, connect_timeout=5.0)],
+        v4=[Asynchronous("new", connect_timeout=5.0)],
+        limits=LIMITS,
     )
     manager.add_listener(listen)
     with manager:

@@ -243,14 +243,17 @@ def test_error_that_is_nobodys_is_logged_with_axis_wire_and_text(bench, engine, 
     assert f"on {wire('stage').name} had error 203 in its queue, axis 2: following error" in said[0]
 
 
-async def test_error_of_a_setting_that_was_cancelled_is_logged(bench, connection, caplog, wire, wait_for):
+async def test_error_of_a_setting_that_was_cancelled_is_logged(bench, connection, caplog, wait_for):
     stage = devices.v4.ESP300(connection("stage", "stage"), name="stage")
     await stage.connect()
     bench.fault("stage", "late", delay_s=1.0)
+
+    def heard():
+        return bench.truth()["wires"]["stage"]["commands"]
+
+    before = heard()
     setting = asyncio.ensure_future(stage.axis[1].velocity.set(600.0))
-    sent = len(wire("stage").log)
-    while wire("stage").is_available and len(wire("stage").log) == sent:
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(wait_for, lambda: heard() > before)
     setting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await setting
