@@ -50,6 +50,9 @@ _RETRY_SHARE = 0.5
 _LATE_FACTOR = 2.0
 """A late reply is given up after this many times the exchange's timeout."""
 
+_STALL_S = 0.01
+_LONGEST_EXTENSION_S = 1.0
+"""Who waits for a late reply and wakes so much too late waits for as long again, at most for this."""
 
 _ENDED_FROM_OUTSIDE = (State.REVOKED, State.ENDED)
 
@@ -984,14 +987,21 @@ class Channel:
         if self._transport.reset():
             self._suspect = None
             return
+        waited = stood_still = False
         while True:
             now = perf_counter()
             if now >= suspect.until:
-                break
+                away = now - suspect.until
+                if not waited or stood_still or away < _STALL_S:
+                    break
+                # Nothing ran for a while, perhaps not even what the reply comes through: wait for as long again, once.
+                stood_still = True
+                suspect.until = now + min(away, _LONGEST_EXTENSION_S)
             if now >= deadline:
                 raise self._unsent(
                     guard, exchange, f"a late reply to {suspect.question!r} of '{suspect.owner}' may still come"
                 )
+            waited = True
             try:
                 line = self._transport.receive(suspect.ending, min(suspect.until, deadline))
             except Interrupted:

@@ -277,6 +277,21 @@ def test_a_reply_that_the_driver_gave_up_does_not_answer_its_next_question(port,
         assert facade.readline() == b"A2\n"
 
 
+def test_a_reply_that_was_given_up_is_caught_also_where_the_machine_stands_still(port, instrument):
+    instrument.silent = True
+    with facade_on(port, timeout=0.2) as facade:
+        facade.write(b"Q1?\n")
+        assert facade.readline() == b""
+        asking = Person(lambda: facade.write(b"Q2?\n"))
+        time.sleep(0.05)
+        stand_still(0.5)
+        time.sleep(0.02)
+        instrument.silent = False
+        instrument.say(b"A1\n")
+        asking.result()
+        assert facade.readline() == b"A2\n"
+
+
 def test_a_fast_polling_driver_leaves_others_their_turn(port):
     stop = threading.Event()
     counts = {"first": 0, "second": 0, "blocking": 0}
