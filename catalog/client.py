@@ -208,7 +208,7 @@ def private_structure_clients(structure_clients: Any, lazy: bool = False) -> Any
     """
     from tiled.utils import OneShotCachedMap
 
-    from .growing import LazyColumn, NumpyColumn, RaggedColumn
+    from .growing import LazyColumn, NumpyColumn
     from .run_catalog import Run, RunCatalog, Stream
 
     class PrivateClients(OneShotCachedMap[str, Any]):  # type: ignore[misc]
@@ -221,11 +221,17 @@ def private_structure_clients(structure_clients: Any, lazy: bool = False) -> Any
     own = PrivateClients()
     own.__setstate__(dict(structure_clients.__getstate__()))
     own.set("array", lambda: LazyColumn if lazy else NumpyColumn)
-    own.set("ragged", lambda: RaggedColumn)
+    own.set("ragged", _ragged_column)
     own.set("CatalogOfBlueskyRuns", lambda: RunCatalog)
     own.set("BlueskyRun", lambda: Run)
     own.set("BlueskyEventStream", lambda: Stream)
     return own
+
+
+def _ragged_column() -> Any:
+    from .growing_ragged import RaggedColumn
+
+    return RaggedColumn
 
 
 def wait_delivered(data_dir: str | os.PathLike[str], uid: str, timeout: float = 30.0) -> None:

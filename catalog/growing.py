@@ -15,7 +15,6 @@ import httpx
 from tiled.client.array import ArrayClient, DaskArrayClient
 from tiled.client.base import BaseClient
 from tiled.client.constructors import from_context
-from tiled.client.ragged import RaggedClient
 from tiled.client.utils import ClientError, client_for_item
 from tiled.ndslice import NDSlice
 from tiled.structures.core import StructureFamily
@@ -43,7 +42,7 @@ def _undelivered_run_of(client: Any) -> str | None:
     return None if directory is None else undelivered_run(directory, client.path_parts)
 
 
-class _Column(BaseClient):  # type: ignore[misc]
+class GrowingColumn(BaseClient):  # type: ignore[misc]
     """Part of a column's client: what was read is what the client takes it for, or there is an error.
 
     Attributes
@@ -96,7 +95,7 @@ class _Column(BaseClient):  # type: ignore[misc]
         return path[: path.index(str(self._run)) + 2]
 
 
-class LazyColumn(_Column, DaskArrayClient):  # type: ignore[misc]
+class LazyColumn(GrowingColumn, DaskArrayClient):  # type: ignore[misc]
     """An array, read as a dask array: with the rows that it had when it was looked up."""
 
     def _get_slice(self, wanted: NDSlice) -> Any:
@@ -112,7 +111,7 @@ class NumpyColumn(LazyColumn, ArrayClient):  # type: ignore[misc]
     """An array, read into memory: in the form that it has by then."""
 
     def read(self, slice: Any = None) -> Any:  # noqa: A002 - tiled's name
-        """Return the array or a part of it; what `RaggedColumn.read` does when the arrays are of one shape no more."""
+        """Return the array or a part of it, as a `RaggedColumn` does where arrays have no common shape any more."""
         for _ in range(ATTEMPTS):
             try:
                 return super().read(slice)
@@ -124,25 +123,6 @@ class NumpyColumn(LazyColumn, ArrayClient):  # type: ignore[misc]
                     return now.read(slice)
                 self._item, self._structure = now.item, now.structure()
         return super().read(slice)
-
-
-class RaggedColumn(_Column, RaggedClient):  # type: ignore[misc]
-    """Arrays of different shapes; what is sent of them tells its form itself."""
-
-    def read(self, slice: Any = None) -> Any:  # noqa: A002 - tiled's name
-        """Return the arrays or a part of them, as text when they have become that."""
-        try:
-            return super().read(slice)
-        except REFUSALS:
-            if not self._may_change:
-                raise
-            try:
-                self._compare_form()
-            except ColumnReplaced:
-                if not self.follows:
-                    raise
-                return self._looked_up_again().read(slice)
-            raise
 
 
 def form_of(item: dict[str, Any]) -> tuple[Any, ...]:
@@ -175,7 +155,7 @@ class Picture:
             part: client_for_item(stream.context, stream.structure_clients, item) for part, item in contents.items()
         }
         for client in self._parts.values():
-            if isinstance(client, _Column):
+            if isinstance(client, GrowingColumn):
                 client.follows = False  # who reads the whole needs another picture then
         self._data_keys = stream.metadata.get("data_keys", {})
 
