@@ -27,7 +27,7 @@ def test_wire_of_a_dead_thread_is_free(arbiter):
 def test_newcomer_gets_the_wire_of_a_dead_thread_at_once(arbiter):
     _die_holding(arbiter)
     with arbiter.acquire("heir", timeout=0) as hold:
-        assert hold.waited < 0.5
+        assert hold.waited < 2.0
 
 
 def test_who_waits_gets_the_wire_soon_after_the_holder_died(arbiter, wait_for):
@@ -65,7 +65,7 @@ async def test_task_that_waits_gets_the_wire_soon_after_the_holder_died(arbiter)
     await asyncio.to_thread(holding.wait, 5)
     asyncio.get_running_loop().call_later(0.05, may_die.set)
     async with arbiter.acquire("heir", timeout=5) as hold:
-        assert hold.waited < 1.0
+        assert hold.waited < 2.0
     dying.result()
 
 

@@ -28,7 +28,7 @@ from coexistence.runtime import ConnectTimeout, StopTimeout, UnknownName, WrongS
 LIMITS = RuntimeLimits(
     announce_s=0.3, plan_s=0.3, v4_stop_s=0.3, v2_stop_s=0.3, wires_s=0.3, connect_grace_s=0.05, health_s=0.3
 )
-HANGING_S = 0.6
+HANGING_S = 1.5
 """What one hanging step may take of the time of all, with a margin for a busy machine."""
 
 

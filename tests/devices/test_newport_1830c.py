@@ -283,7 +283,8 @@ def test_silent_port_is_an_error_within_the_timeout(bench, engine, connection):
         connected(engine, device, timeout=5)
     assert time.monotonic() - started < 5
     old = devices.v2.Newport1830C(connection("meter", "power_v2"), name="power_v2")
-    with pytest.raises(CommandTimeout, match=r"'power_v2' on .*nothing came"):
+    # The wire waits for a late answer to the first one, on a busy machine for the second one's whole time.
+    with pytest.raises(CommandTimeout, match=r"'power_v2' on .*(nothing came|a late reply to .* may still come)"):
         old.connect()
 
 
