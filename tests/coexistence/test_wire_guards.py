@@ -141,9 +141,10 @@ async def test_cancelled_transaction_runs_to_its_end_and_one_in_line_never_start
 
 
 async def test_function_that_hangs_keeps_nobody_waiting_once_it_was_revoked(port):
-    go_on = threading.Event()
+    begun, go_on = threading.Event(), threading.Event()
 
     def hang(guard):
+        begun.set()
         assert go_on.wait(20.0)
         with pytest.raises(GuardRevoked):
             guard.query(b"Q1?\n")
@@ -151,7 +152,7 @@ async def test_function_that_hangs_keeps_nobody_waiting_once_it_was_revoked(port
 
     try:
         hanging = asyncio.create_task(port.transact_async(hang, owner="stuck", timeout=20.0))
-        while port.current_owner != "stuck":
+        while not begun.is_set():
             await asyncio.sleep(0.001)
         in_line = asyncio.create_task(port.query_async(b"Q3?\n", owner="in line", timeout=5.0))
         while not len(port._arbiter):
