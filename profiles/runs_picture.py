@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,16 @@ class Lines:
     x: NDArray[Any]
     y: dict[str, NDArray[Any]]
     """By label."""
+    units: dict[str, str] = field(default_factory=dict)
+    """Of those labels that have one."""
+
+    @property
+    def by_unit(self) -> dict[str, dict[str, NDArray[Any]]]:
+        """What has the same unit, or none, together: it can share an axis."""
+        groups: dict[str, dict[str, NDArray[Any]]] = {}
+        for label, values in self.y.items():
+            groups.setdefault(self.units.get(label, ""), {})[label] = values
+        return groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +142,7 @@ def picture_of(
         x_label=label_of(columns[axis]) if axis in columns else "time (s)" if axis == "time" else axis,
         x=data[axis],
         y={label_of(columns[name]): data[name] for name in signals if name != axis},
+        units={label_of(columns[name]): columns[name].units for name in signals if columns[name].units},
     )
 
 

@@ -109,23 +109,31 @@ def check_picture_ending(path: Path) -> None:
 
 
 def figure_of(*pictures: Lines | Picture) -> Figure:
-    """Return the figure of a picture, or of lines of several runs over each other."""
+    """Return the figure of a picture, or of lines of several runs over each other, with an axis for each unit."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
-    axes = figure.subplots()
-    for number, picture in enumerate(pictures):
+    units = list(dict.fromkeys(unit for each in pictures if isinstance(each, Lines) for unit in each.by_unit)) or [""]
+    figure = Figure(figsize=(8, max(5.5, 2.75 * len(units))), layout="constrained")
+    fields = dict(zip(units, figure.subplots(len(units), squeeze=False, sharex=True)[:, 0], strict=True))
+    drawn: dict[str, list[str]] = {unit: [] for unit in units}
+    for picture in pictures:
         if isinstance(picture, Picture):
-            _draw_picture(figure, axes, picture)
+            _draw_picture(figure, fields[units[0]], picture)
             continue
-        for marker, (label, values) in zip("o+x^sdv*", picture.y.items(), strict=False):
-            text = f"{picture.title}: {label}" if len(pictures) > 1 else label
-            axes.plot(picture.x, values, marker=marker, markersize=4, fillstyle="none", color=None, label=text)
-        axes.set_xlabel(picture.x_label)
-        if number == len(pictures) - 1:
-            axes.legend()
-            axes.set_ylabel(next(iter(picture.y)) if len(picture.y) == 1 else "")
-    axes.set_title(" and ".join(picture.title for picture in pictures))
+        markers = iter("o+x^sdv*")
+        for unit, group in picture.by_unit.items():
+            for label, values in group.items():
+                text = f"{picture.title}: {label}" if len(pictures) > 1 else label
+                fields[unit].plot(
+                    picture.x, values, marker=next(markers, "o"), markersize=4, fillstyle="none", label=text
+                )
+                drawn[unit].append(label)
+        fields[units[-1]].set_xlabel(picture.x_label)
+    for unit, labels in drawn.items():
+        if labels:
+            fields[unit].legend()
+            fields[unit].set_ylabel(labels[0] if len(set(labels)) == 1 else unit)
+    fields[units[0]].set_title(" and ".join(picture.title for picture in pictures))
     return figure
 
 

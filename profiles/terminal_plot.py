@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import cycle, pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,44 +20,61 @@ _DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
 """Bit of each of the four by two dots of a braille character."""
 _SHADES = " .:-=+*#%@"
 _LABEL_WIDTH = 11
+LEAST_FIELD_LINES = 5
 
 
 def lines_view(lines: Lines, width: int, height: int) -> Group:
-    """Return a plot of lines; points that are no finite numbers are left out.
+    """Return a plot of lines, a field for each unit; points that are no finite numbers are left out.
 
     Parameters
     ----------
     lines : Lines
         What to plot.
     width, height : int
-        Characters of the whole plot, and lines of its field.
+        Characters of the whole plot, and lines of all its fields, of which each has at least five.
     """
     columns = max(10, width - _LABEL_WIDTH - 2)
-    everything = np.concatenate([np.asarray(values, float) for values in lines.y.values()])
-    low, high = _range(everything)
-    left, right = _range(np.asarray(lines.x, float))
-    canvas = np.zeros((height, columns), int)
-    colour_of = np.full((height, columns), -1)
-    for number, values in enumerate(lines.y.values()):
-        across = _places(np.asarray(lines.x, float), left, right, columns * 2)
-        up = _places(np.asarray(values, float), low, high, height * 4)
-        for x, y in _dots(across, up):
-            row, column = (height * 4 - 1 - y) // 4, x // 2
-            canvas[row, column] |= _DOTS[(height * 4 - 1 - y) % 4, x % 2]
-            colour_of[row, column] = number
+    groups = lines.by_unit
+    x = np.asarray(lines.x, float)
+    left, right = _range(x)
     rows: list[RenderableType] = [Text(lines.title, "bold")]
-    for row in range(height):
-        label = f"{high:.5g}" if row == 0 else f"{low:.5g}" if row == height - 1 else ""
-        line = Text(f"{label:>{_LABEL_WIDTH}} │")
-        for bits, number in zip(canvas[row], colour_of[row], strict=True):
-            line.append(chr(_BRAILLE + bits) if bits else " ", COLOURS[number % len(COLOURS)] if bits else "")
-        rows.append(line)
-    rows += [Text(" " * _LABEL_WIDTH + " └" + "─" * columns), _axis(left, right, lines.x_label, columns)]
     legend = Text(" " * (_LABEL_WIDTH + 2))
-    for name, colour in zip(lines.y, cycle(COLOURS), strict=False):
-        legend.append("━ ", colour).append(f"{name}  ")
-    rows.append(legend)
+    colours = cycle(COLOURS)
+    for number, group in enumerate(groups.values()):
+        if number:
+            rows.append(Text(" " * _LABEL_WIDTH + " ├" + "┄" * columns))
+        coloured = dict(zip(group, colours, strict=False))
+        rows += _field(x, group, coloured, max(LEAST_FIELD_LINES, height // len(groups)), columns)
+        for name, colour in coloured.items():
+            legend.append("━ ", colour).append(f"{name}  ")
+    rows += [Text(" " * _LABEL_WIDTH + " └" + "─" * columns), _axis(left, right, lines.x_label, columns), legend]
     return Group(*rows)
+
+
+def _field(
+    x: NDArray[np.float64], group: dict[str, NDArray[Any]], colour_of: dict[str, str], height: int, columns: int
+) -> list[Text]:
+    """Return the lines of a field, in which everything has one scale."""
+    left, right = _range(x)
+    low, high = _range(np.concatenate([np.asarray(values, float) for values in group.values()]))
+    canvas = np.zeros((height, columns), int)
+    colours = np.full((height, columns), "", dtype=object)
+    for name, values in group.items():
+        across = _places(x, left, right, columns * 2)
+        up = _places(np.asarray(values, float), low, high, height * 4)
+        for place, level in _dots(across, up):
+            row, column = (height * 4 - 1 - level) // 4, place // 2
+            canvas[row, column] |= _DOTS[(height * 4 - 1 - level) % 4, place % 2]
+            colours[row, column] = colour_of[name]
+    rows = []
+    upper, lower = _told_apart(high, low)
+    for row in range(height):
+        label = upper if row == 0 else lower if row == height - 1 else ""
+        line = Text(f"{label:>{_LABEL_WIDTH}} │")
+        for bits, colour in zip(canvas[row], colours[row], strict=True):
+            line.append(chr(_BRAILLE + bits) if bits else " ", colour)
+        rows.append(line)
+    return rows
 
 
 def picture_view(picture: Picture, width: int, height: int, *, colours: bool) -> Group:
@@ -110,8 +128,17 @@ def _dots(across: NDArray[np.float64], up: NDArray[np.float64]) -> set[tuple[int
     return found
 
 
+def _told_apart(one: float, other: float) -> tuple[str, str]:
+    """Return two numbers with as many digits as show that they differ, five at least."""
+    for digits in range(5, _LABEL_WIDTH - 2):
+        texts = f"{one:.{digits}g}", f"{other:.{digits}g}"
+        if texts[0] != texts[1]:
+            break
+    return texts
+
+
 def _axis(left: float, right: float, label: str, columns: int) -> Text:
-    begin, end = f"{left:.5g}", f"{right:.5g}"
+    begin, end = _told_apart(left, right)
     middle = label.center(max(0, columns - len(begin) - len(end)))
     return Text(" " * (_LABEL_WIDTH + 2) + begin + middle + end)
 
