@@ -6,6 +6,7 @@ Every function takes a data directory or an open catalog, and raises errors of `
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from catalog.notes import Annotations, wait_annotated
 from profiles.console import elided, fits_to, json_text, say, say_table
 from profiles.data_directory import CATALOG_WAIT_S, DEFAULT_DATA_DIRECTORY
 from profiles.result_table import result_table
+from profiles.runs_going_on import events_so_far, goes_on
 
 if TYPE_CHECKING:
     from catalog.run_catalog import RunCatalog
@@ -92,15 +94,16 @@ def summary_of(run: Any) -> dict[str, Any]:
     """Return what a list says of a run."""
     start = run.metadata["start"]
     stop = run.metadata.get("stop") or {}
-    points = stop.get("num_events", {})
+    measured = goes_on(run)
+    points = events_so_far(run) if measured else stop.get("num_events", {})
     return {
         "scan_id": start.get("scan_id"),
         "uid": start["uid"],
         "plan_name": start.get("plan_name", ""),
         "time": start["time"],
-        "duration": stop["time"] - start["time"] if stop else None,
+        "duration": stop["time"] - start["time"] if stop else time.time() - start["time"] if measured else None,
         "points": points.get("primary", max(points.values(), default=0)),
-        "exit_status": stop.get("exit_status", "not ended"),
+        "exit_status": "going on" if measured else stop.get("exit_status", "not ended"),
         "sample": start.get("sample"),
         "operator": start.get("operator"),
         "tags": list(Annotations.from_metadata(run.metadata).tags),
@@ -333,7 +336,7 @@ def _facts(run: Any, metadata: Mapping[str, Any]) -> Table:
 
 
 def _streams_table(run: Any, metadata: Mapping[str, Any], width: int) -> Table:
-    counts = (metadata.get("stop") or {}).get("num_events", {})
+    counts = events_so_far(run) if goes_on(run) else (metadata.get("stop") or {}).get("num_events", {})
     labels = ("stream", "events", "column", "units", "type", "source")
     rows: list[tuple[str, ...]] = []
     for name in run:

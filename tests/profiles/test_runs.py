@@ -11,6 +11,8 @@ import sys
 import threading
 from signal import SIGINT
 
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
 import h5py
 import numpy as np
 import pytest
@@ -39,6 +41,7 @@ class Past:
     """A data directory with a scan, a map and images; what commands print is in `text`."""
 
     def __init__(self, session: CatalogSession) -> None:
+        self.session = session
         self.root = session.directory.root
         self.catalog = session.catalog(wait=60.0)
         self.uids: list[str] = []
@@ -355,3 +358,28 @@ def test_the_command_takes_a_run_alone_for_show_and_nothing_for_list(past, typed
         done = typed(*arguments)
         assert expected in done.stdout + done.stderr
     leave_daemon(past.root)
+
+
+def test_a_run_that_goes_on_is_told_how_far_it_is(past, wait_for):
+    """The last one: the others count on which runs there are."""
+    engine = RunEngine({})
+    engine.subscribe(past.session.journal)
+    det = SynSignal(name="det", func=lambda: 1.5)
+    seen = {}
+
+    def row():
+        return past.printed(runs.list_runs, 1).splitlines()[3]
+
+    @bpp.run_decorator(md={"plan_name": "watched"})
+    def plan():
+        for _ in range(3):
+            yield from bps.trigger_and_read([det])
+        wait_for(lambda: "watched" in row() and "│ 3 " in row(), timeout=20.0)
+        seen["row"], seen["shown"] = row(), past.printed(runs.show_run, "-1")
+
+    engine(plan())
+    assert "going on" in seen["row"]
+    assert re.search(r"ended +going on", seen["shown"])
+    assert re.search(r"primary +│ +3 +│ det", seen["shown"])
+    past.session.wait_delivered(past.catalog[-1].metadata["start"]["uid"])
+    assert "success" in row()
