@@ -45,8 +45,6 @@ BATCH_BYTES = 4 * 2**20
 """Most that is read from one journal before it is written to the server, which bounds the memory needed."""
 
 HDF5_MIMETYPE = "application/x-hdf5"
-FRAMES_OF_AN_EVENT_NDIM = 4
-"""Events, frames of each, rows, columns: files count frames along one axis."""
 
 _ARROW_TYPES = {
     "boolean": pyarrow.bool_(),
@@ -279,10 +277,10 @@ class StreamRows:
 class RunWriter(_RunWriter):  # type: ignore[misc]
     """The writer of bluesky-tiled-plugins for one run, able to begin again and to write when told.
 
-    It differs in six things: a run that is there already is emptied and written anew; an append is never
+    It differs in seven things: a run that is there already is emptied and written anew; an append is never
     repeated blindly; rows are written by `flush`, not by their number; they are counted on the server before the run
-    is complete; a column has the form that holds all of its values (see `catalog.columns`); and rows and columns of a
-    square image have names of their own.
+    is complete; a column has the form that holds all of its values (see `catalog.columns`); rows and columns of a
+    square image have names of their own; and no more of a file is read than was announced.
     """
 
     def __init__(self, runs: Any, directory: DataDirectory, forms: Mapping[tuple[str, str], Form]) -> None:
@@ -382,10 +380,11 @@ class RunWriter(_RunWriter):  # type: ignore[misc]
     def _update_data_source_for_node(self, node: Any, data_source: Any, patch: Any = None) -> None:
         """Tell the server how many frames there are, and to read no more of the file, which may be ahead of events.
 
-        Frames that are counted along one axis in the file and along two in the catalog, it would refuse altogether.
+        It would refuse altogether what is counted along one axis in the file and along two in the catalog. Where the
+        file has both axes this is more than there is, and the server cuts by itself.
         """
         shape = data_source.structure.shape
-        if data_source.mimetype == HDF5_MIMETYPE and len(shape) == FRAMES_OF_AN_EVENT_NDIM:
+        if data_source.mimetype == HDF5_MIMETYPE and len(shape) > 1:
             data_source.parameters.setdefault("slice", f":{shape[0] * shape[1]}")
         super()._update_data_source_for_node(node, data_source, patch)
 

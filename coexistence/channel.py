@@ -987,26 +987,26 @@ class Channel:
         if self._transport.reset():
             self._suspect = None
             return
-        waited = stood_still = False
+        overslept, stood_still = 0.0, False
         while True:
             now = perf_counter()
             if now >= suspect.until:
-                away = now - suspect.until
-                if not waited or stood_still or away < _STALL_S:
+                if stood_still or overslept < _STALL_S:
                     break
                 # Nothing ran for a while, perhaps not even what the reply comes through: wait for as long again, once.
                 stood_still = True
-                suspect.until = now + min(away, _LONGEST_EXTENSION_S)
+                suspect.until = now + min(overslept, _LONGEST_EXTENSION_S)
             if now >= deadline:
                 raise self._unsent(
                     guard, exchange, f"a late reply to {suspect.question!r} of '{suspect.owner}' may still come"
                 )
-            waited = True
+            due = min(suspect.until, deadline)
             try:
-                line = self._transport.receive(suspect.ending, min(suspect.until, deadline))
+                line = self._transport.receive(suspect.ending, due)
             except Interrupted:
                 self._check(guard)
                 continue
+            overslept = perf_counter() - due
             if line is None:
                 continue
             if not suspect.may_be(line):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,25 +113,24 @@ def _identified(
     variants: list[dict[str, Any]] = [{}]
     if name == "Elliptec":
         variants, patience = [{"address": f"{number:X}"} for number in range(16)], BUS_ANSWER_S
-    found: dict[int, Identified] = {}
     with closing(SharedResources(config)) as resources:
-        # Where one module answers, those are asked once more that did not: one that is busy may have been late.
-        for again in (False, True):
-            if again and len(found) in (0, len(variants)):
-                break
-            if again:
-                tell("asking once more at the other addresses ...")
-            for number, variant in enumerate(variants):
-                if number in found:
-                    continue
-                chosen = {**options, **variant}
-                entry = InstrumentConfig.model_validate(
-                    {"id": "identification", "type": name, "timeout": patience, wire_key: wire, **chosen}
-                )
-                connection = connection_of(entry, resources)
+
+        def ask(numbers: Iterable[int]) -> dict[int, Identified]:
+            found = {}
+            for number in numbers:
+                chosen = {**options, **variants[number]}
+                entry = {"id": "identification", "type": name, "timeout": patience, wire_key: wire, **chosen}
+                connection = connection_of(InstrumentConfig.model_validate(entry), resources)
                 connection.open()
                 if (identity := _ask(name, chosen, connection)) is not None:
                     found[number] = Identified(_specific(name, identity), identity, chosen)
+            return found
+
+        found = ask(range(len(variants)))
+        if found and (silent := set(range(len(variants))) - found.keys()):
+            # A module that is busy may have answered too late.
+            tell("asking once more at the other addresses ...")
+            found |= ask(sorted(silent))
     return [found[number] for number in sorted(found)]
 
 

@@ -96,12 +96,13 @@ def summary_of(run: Any) -> dict[str, Any]:
     stop = run.metadata.get("stop") or {}
     measured = goes_on(run)
     points = events_so_far(run) if measured else stop.get("num_events", {})
+    until = time.time() if measured else stop.get("time")
     return {
         "scan_id": start.get("scan_id"),
         "uid": start["uid"],
         "plan_name": start.get("plan_name", ""),
         "time": start["time"],
-        "duration": stop["time"] - start["time"] if stop else time.time() - start["time"] if measured else None,
+        "duration": None if until is None else until - start["time"],
         "points": points.get("primary", max(points.values(), default=0)),
         "exit_status": "going on" if measured else stop.get("exit_status", "not ended"),
         "sample": start.get("sample"),

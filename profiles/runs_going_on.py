@@ -18,7 +18,7 @@ def goes_on(run: Any) -> bool:
 
 
 def events_so_far(run: Any) -> dict[str, int]:
-    """Return how many events each stream has in the catalog, which is a second behind at most."""
+    """Return how many events each stream has in the catalog, which is about a second behind."""
     counts = {}
     for name in run:
         try:

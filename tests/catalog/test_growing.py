@@ -159,19 +159,24 @@ def test_whoever_reads_a_run_that_goes_on_sees_whole_rows_and_no_error(served):
     assert took < 25.0  # readers have kept the server's last steps waiting for half a minute each
 
 
-def test_frames_are_read_as_far_as_events_tell_of_them_while_the_file_is_ahead(served, tmp_path):
-    frames = np.arange(10 * 6 * 4, dtype="u2").reshape(10, 6, 4)
+@pytest.mark.parametrize(
+    ("of_event", "of_file"),
+    [((2, 6, 4), (6, 4)), ((2, 24), (24,)), ((12, 4), (12, 4))],
+    ids=["frames of an event", "lines of an event", "one frame an event"],
+)
+def test_frames_are_read_as_far_as_events_tell_of_them_while_the_file_is_ahead(served, tmp_path, of_event, of_file):
+    events = np.arange(5 * 48, dtype="u2").reshape(5, *of_event)
     with h5py.File(tmp_path / "frames.h5", "w") as file:
-        file.create_dataset("entry/data", data=frames, chunks=(1, 6, 4))
+        file.create_dataset("entry/data", data=events.reshape(-1, *of_file), chunks=(1, *of_file))
     composed = compose_run()
     uid = composed.start_doc["uid"]
-    image = {"source": "camera", "dtype": "array", "dtype_numpy": "<u2", "shape": [2, 6, 4], "external": "STREAM:"}
+    image = {"source": "camera", "dtype": "array", "dtype_numpy": "<u2", "shape": [*of_event], "external": "STREAM:"}
     described = composed.compose_descriptor(name="primary", data_keys={"image": image, "power": NUMBER})
     resource = composed.compose_stream_resource(
         mimetype="application/x-hdf5",
         uri=f"file://localhost{tmp_path / 'frames.h5'}",
         data_key="image",
-        parameters={"dataset": "entry/data", "chunk_shape": (1, 6, 4)},
+        parameters={"dataset": "entry/data", "chunk_shape": (1, *of_file)},
     )
     served.journal("start", composed.start_doc)
     served.journal("descriptor", described.descriptor_doc)
@@ -190,7 +195,7 @@ def test_frames_are_read_as_far_as_events_tell_of_them_while_the_file_is_ahead(s
     wait_until(lambda: uid in catalog and "primary" in catalog[uid], "the stream")
     stream = catalog[uid]["primary"]
     wait_until(lambda: {"image", "power"} <= set(stream) and stream["image"].shape[0] == 3, "what is announced")
-    wanted = frames[:6].reshape(3, 2, 6, 4)
+    wanted = events[:3]
     np.testing.assert_array_equal(stream["image"].read(), wanted)
     np.testing.assert_array_equal(stream["image"][-1], wanted[-1])
     data = stream.read()
@@ -200,4 +205,4 @@ def test_frames_are_read_as_far_as_events_tell_of_them_while_the_file_is_ahead(s
     announce(3, 4)
     served.journal("stop", composed.compose_stop())
     served.wait_delivered(uid, timeout=60.0)
-    np.testing.assert_array_equal(catalog[uid]["primary"]["image"].read(), frames[:8].reshape(4, 2, 6, 4))
+    np.testing.assert_array_equal(catalog[uid]["primary"]["image"].read(), events[:4])

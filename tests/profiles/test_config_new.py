@@ -220,6 +220,18 @@ def test_an_instrument_that_is_busy_is_asked_once_more(bench: SimulatedBench, wi
     assert told == ["asking as ESP300 ...", "asking once more as ESP300 ..."]
 
 
+def test_a_module_of_a_bus_that_answers_too_late_is_asked_once_more(bench: SimulatedBench, wires: dict[str, str]):
+    told: list[str] = []
+    bus = Path(wires["hwp"]).name
+    bench.process.fault(f"{bus}.3", "silence")  # once
+    try:
+        found = identify("serial_port", wires["hwp"], "Elliptec", tell=told.append)
+    finally:
+        bench.process.clear_faults()
+    assert [each.options for each in found] == [{"address": "2"}, {"address": "3"}]
+    assert told == ["asking as Elliptec ...", "asking once more at the other addresses ..."]
+
+
 def _states(instruments: dict[str, dict]) -> dict[str, dict]:
     """Return what can be set; what was said, and errors about questions that were no one's, are left out."""
     return {
