@@ -223,7 +223,7 @@ def test_an_instrument_that_is_busy_is_asked_once_more(bench: SimulatedBench, wi
 def test_a_module_of_a_bus_that_answers_too_late_is_asked_once_more(bench: SimulatedBench, wires: dict[str, str]):
     told: list[str] = []
     bus = Path(wires["hwp"]).name
-    bench.process.fault(f"{bus}.3", "silence")  # once
+    bench.process.fault(f"{bus}.3", "silence", count=2)  # throughout the first round, in which each is asked twice
     try:
         found = identify("serial_port", wires["hwp"], "Elliptec", tell=told.append)
     finally:
