@@ -56,8 +56,22 @@ def test_a_bench_that_is_always_simulated_needs_no_asking(session: Session):
     assert session.config.hardware_problems() == []
 
 
-def test_a_motion_has_a_bar_with_its_units(session: Session, capsys):
+def test_a_motion_has_a_bar_with_its_units(session: Session, capsys, wait_for):
+    (wire,) = session.resources.held()
+    shower = session.RE.waiting_hook
+    held = threading.Event()
+
+    def hold_until_there_is_a_bar() -> None:
+        with session.resources.serial.get(wire.wire).acquire("somebody"):
+            held.set()
+            # Motions that end within 0.2 s have none.
+            wait_for(lambda: shower.pbar is not None and shower.pbar.drawn)
+
+    holder = threading.Thread(target=hold_until_there_is_a_bar)
+    holder.start()
+    assert held.wait(10.0)
     session.RE(bps.mv(session.devices.turn, 90))
+    holder.join()
     shown = capsys.readouterr()
     assert "turn: 100%" in shown.err + shown.out
     assert "deg" in shown.err + shown.out
