@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from catalog import CatalogTimeout, FileProblem, JournalCorrupt, maintenance, wait_delivered, web_address
+from catalog import CatalogTimeout, FileProblem, JournalCorrupt, maintenance, shut_down, wait_delivered, web_address
 from catalog.compact import compact
 from catalog.databroker_profile import write_profile
 from catalog.directory import DataDirectory, uid_of_journal
@@ -146,7 +146,7 @@ def show_web(data_dir: Path, *, with_key: bool, json_output: bool) -> int:
     say(console, address)
     if not with_key:
         say(console, "The page asks for the key; --with-key prints an address that lets the browser in.")
-    say(console, f"It stays until: tandem catalog stop {data_dir}")
+    say(console, f"It stays until: tandem catalog stop --data-dir {data_dir}")
     return 0
 
 
@@ -159,6 +159,14 @@ def make_profile(data_dir: Path, name: str, *, replace: bool, json_output: bool)
     console = Console()
     say(console, f"{path} is written; only you may read it, for it holds the server's key.")
     say(console, f'Scripts open the catalog with: databroker.catalog["{name}"] or Broker.named("{name}")')
+    return 0
+
+
+def stop(data_dir: Path) -> int:
+    """Stop a server that was kept, once everything is delivered; return the exit code."""
+    stopped = shut_down(DataDirectory.existing(data_dir).root)
+    told = "The catalog has stopped." if stopped else "Other sessions use the catalog; it stays until they end."
+    say(Console(), told)
     return 0
 
 

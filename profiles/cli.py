@@ -64,13 +64,15 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        from catalog.errors import CatalogError, UnknownRun
+        from catalog.errors import CatalogError, NoCatalog, UnknownRun
         from coexistence.errors import CoexistenceError
         from simulators.errors import SimulatorError
 
         if not isinstance(error, CoexistenceError | CatalogError | SimulatorError):
             raise
         hint = ""
+        if isinstance(error, NoCatalog):
+            hint = " --data-dir takes it, and the configuration file that names it."
         if isinstance(error, UnknownRun) and not error.matches:
             hint = " Give a scan number, the beginning of a uid, or -1 for the latest: 'tandem runs list' shows them."
         print(f"tandem: {error}{hint}", file=sys.stderr)

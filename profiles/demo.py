@@ -75,7 +75,7 @@ def run_demo(*, data_dir: Path, json_output: bool, keep: bool) -> int:
         )
         if keep:
             session.capture.keep()
-            say(console, f"The catalog stays; stop it with: tandem catalog stop {session.data_dir}")
+            say(console, f"The catalog stays; stop it with: tandem catalog stop --data-dir {session.data_dir}")
     if not keep:
         catalog.shut_down(data_dir)
     if json_output:

@@ -15,11 +15,10 @@ from coexistence.migration.cutover import CannotSwitch, Switched, objections, sw
 from coexistence.migration.evidence import evidence
 from coexistence.migration.replace_file import draft_beside
 from profiles.configuration import InstrumentChecks, find_configuration, line_settings
+from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-DEFAULT_DATA_DIRECTORY = Path("tandem-data")
 
 
 def run_migrate(

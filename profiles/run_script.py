@@ -14,7 +14,6 @@ from catalog import original_documents
 from catalog.errors import CatalogError, UnknownRun
 from plans.catalogue import CATALOGUE
 from plans.checks import plain_argument
-from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.plan_arguments import PlanArgument, arguments_of
 
 PROFILES = Path(__file__).parent
@@ -33,7 +32,7 @@ class NotRepeatable(CatalogError):
         super().__init__(f"run {uid[:8]} ({plan or 'no plan name'}) cannot be repeated by a script: {reason}")
 
 
-def write_script(data_dir: Path | None, which: str, output: Path | None) -> int:
+def write_script(data_dir: Path, which: str, output: Path | None) -> int:
     """Write the script that repeats a run into a new file, or print it; return the exit code.
 
     Parameters
@@ -54,7 +53,7 @@ def write_script(data_dir: Path | None, which: str, output: Path | None) -> int:
     FileExistsError
         The file is there already.
     """
-    script = script_of(find_documents(data_dir or DEFAULT_DATA_DIRECTORY, which))
+    script = script_of(find_documents(data_dir, which))
     if output is None:
         print(script, end="")
         return 0

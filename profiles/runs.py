@@ -20,7 +20,7 @@ from catalog import UnknownRun, open_catalog, search_runs, wait_settled
 from catalog.directory import DataDirectory
 from catalog.notes import Annotations, wait_annotated
 from profiles.console import elided, fits_to, json_text, say, say_table
-from profiles.data_directory import CATALOG_WAIT_S, DEFAULT_DATA_DIRECTORY
+from profiles.data_directory import CATALOG_WAIT_S
 from profiles.result_table import result_table
 from profiles.runs_going_on import events_so_far, goes_on
 
@@ -49,7 +49,7 @@ _ALREADY_SHOWN = frozenset(
 )
 
 
-def open_runs(data_dir: str | os.PathLike[str] | None) -> RunCatalog:
+def open_runs(data_dir: str | os.PathLike[str]) -> RunCatalog:
     """Return the catalog of a data directory with everything that has ended or been noted by now.
 
     Raises
@@ -57,7 +57,7 @@ def open_runs(data_dir: str | os.PathLike[str] | None) -> RunCatalog:
     CatalogError
         There is no catalog, or its server is not there.
     """
-    directory = Path(data_dir or DEFAULT_DATA_DIRECTORY)
+    directory = Path(data_dir)
     runs = open_catalog(directory, wait=CATALOG_WAIT_S)
     wait_settled(directory)
     wait_annotated(directory)
@@ -188,7 +188,7 @@ def _shared(room: int, needs: dict[str, int]) -> dict[str, int]:
 
 
 def list_runs(
-    data_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str],
     number: int = 20,
     *,
     json_output: bool = False,
@@ -230,7 +230,7 @@ def list_runs(
 
 
 def show_run(
-    data_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str],
     which: str | int,
     *,
     json_output: bool = False,

@@ -10,7 +10,6 @@ from rich.console import Console
 
 from catalog import CatalogError, annotate
 from profiles.console import say
-from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs import find_run, open_runs
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ class NoAnnotation(CatalogError, ValueError):
 
 
 def add(
-    data_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str],
     which: str | int,
     *,
     note: str = "",
@@ -42,10 +41,9 @@ def add(
         A tag has blanks around it, or there is nothing to add.
     """
     run = find_run(catalog if catalog is not None else open_runs(data_dir), which)
-    directory = data_dir or DEFAULT_DATA_DIRECTORY
     start = run.metadata["start"]
     try:
-        now = annotate(directory, start["uid"], note=note, tags=tags, untag=untag, author=author)
+        now = annotate(data_dir, start["uid"], note=note, tags=tags, untag=untag, author=author)
     except ValueError as error:
         raise NoAnnotation(str(error)) from error
     number = len(now.notes)

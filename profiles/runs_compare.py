@@ -16,7 +16,6 @@ from rich.text import Text
 from catalog.encoding import as_json
 from catalog.recorded import RecordedRun, recorded_run
 from profiles.console import fits_to, json_text, say, say_fitted
-from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs import cut, find_run, open_runs
 from profiles.runs_picture import Lines, NothingToPlot, columns_of, picture_of
 from profiles.runs_plot import check_picture_file, figure_of, save
@@ -29,7 +28,7 @@ STATISTICS = ("points", "mean", "deviation", "smallest", "largest")
 
 
 def compare_runs(
-    data_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str],
     first: str | int,
     second: str | int,
     *,
@@ -69,9 +68,8 @@ def compare_runs(
     if output is not None:
         check_picture_file(output)
     runs = catalog if catalog is not None else open_runs(data_dir)
-    directory = data_dir or DEFAULT_DATA_DIRECTORY
     found = [find_run(runs, which) for which in (first, second)]
-    both = [recorded_run(directory, run.metadata["start"]["uid"], run) for run in found]
+    both = [recorded_run(data_dir, run.metadata["start"]["uid"], run) for run in found]
     metadata = metadata_differences(both[0], both[1], stream)
     columns = [statistics_of(recorded, stream) for recorded in both]
     if output is not None:

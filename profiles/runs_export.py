@@ -11,7 +11,6 @@ from rich.console import Console
 
 from catalog import export_run
 from profiles.console import say
-from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs import find_run, open_runs
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    data_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str],
     which: str | int,
     output: Path,
     *,
@@ -40,7 +39,7 @@ def export(
     console = console or Console()
     run = find_run(catalog if catalog is not None else open_runs(data_dir), which)
     uid = run.metadata["start"]["uid"]
-    report = export_run(data_dir or DEFAULT_DATA_DIRECTORY, uid, output, stream=stream, run=run)
+    report = export_run(data_dir, uid, output, stream=stream, run=run)
     if json_output:
         files = list(map(str, report.files))
         print(json.dumps({"run_uid": uid, "files": files, "rows": report.rows, "left_out": report.left_out}))

@@ -12,7 +12,6 @@ from rich.console import Console
 from catalog import ExportError
 from catalog.recorded import recorded_run
 from profiles.console import say
-from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs import find_run, open_runs
 from profiles.runs_picture import Lines, Picture, picture_of
 from profiles.terminal_plot import lines_view, picture_view
@@ -27,7 +26,7 @@ PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
 
 def plot_run(
-    data_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str],
     which: str | int,
     *,
     x: str | None = None,
@@ -68,7 +67,7 @@ def plot_run(
     if output is not None:
         check_picture_file(output)
     run = find_run(catalog if catalog is not None else open_runs(data_dir), which)
-    recorded = recorded_run(data_dir or DEFAULT_DATA_DIRECTORY, run.metadata["start"]["uid"], run)
+    recorded = recorded_run(data_dir, run.metadata["start"]["uid"], run)
     picture = picture_of(recorded, x=x, y=y, stream=stream, frame=frame, run=run)
     if output is not None:
         save(figure_of(picture), output)

@@ -22,7 +22,6 @@ from catalog.errors import NoCatalog
 from catalog.journal import JournalTail
 from catalog.locking import is_locked
 from profiles.console import say
-from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs import duration_text
 
 POLL_INTERVAL_S = 0.1
@@ -135,7 +134,7 @@ class WatchedRun:
 
 
 def watch_run(
-    data_dir: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str],
     uid: str | None = None,
     *,
     stream: str = "primary",
@@ -166,7 +165,7 @@ def watch_run(
     UnknownRun
         No run that goes on has this uid, or more than one.
     """
-    directory = DataDirectory.at(data_dir or DEFAULT_DATA_DIRECTORY)
+    directory = DataDirectory.at(data_dir)
     if not directory.journals.is_dir():
         raise NoCatalog(directory.root)
     console = console or Console(stderr=json_output)

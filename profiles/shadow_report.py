@@ -17,7 +17,6 @@ from catalog.errors import ExportError
 from catalog.moments import period
 from plans.shadow import Comparison
 from profiles.console import json_text, say
-from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.runs_plot import check_picture_ending
 from profiles.shadow_evidence import (
     NoShadow,
@@ -36,7 +35,7 @@ Compared = list[tuple[ShadowedInstrument, list[Comparison]]]
 
 
 def report_shadow(
-    data_dir: Path | None,
+    data_dir: Path,
     run: str | None,
     *,
     since: str | None,
@@ -51,15 +50,14 @@ def report_shadow(
     """
     if picture is not None:
         check_picture_ending(picture)
-    directory = data_dir or DEFAULT_DATA_DIRECTORY
-    compared = compare_all(directory, run, since, tolerances)
+    compared = compare_all(data_dir, run, since, tolerances)
     columns = [column for instrument, _ in compared for column in instrument.signals]
     for column in tolerances.by_column:
         if column not in columns:
             raise NoSuchSignal(column, columns)
     if run is None:
         for instrument, comparisons in compared:
-            store_evidence(directory, instrument, comparisons)
+            store_evidence(data_dir, instrument, comparisons)
     if picture is not None:
         try:
             draw(compared, tolerances, picture)
@@ -76,14 +74,13 @@ def report_shadow(
     return 1 if "different" in verdicts else 2 if "insufficient evidence" in verdicts else 0
 
 
-def watch_shadow(data_dir: Path | None, run: str | None, *, since: str | None, tolerances: Tolerances) -> int:
+def watch_shadow(data_dir: Path, run: str | None, *, since: str | None, tolerances: Tolerances) -> int:
     """Show the verdicts anew while runs go on, until Ctrl-C."""
-    directory = data_dir or DEFAULT_DATA_DIRECTORY
     with Live(console=Console(), refresh_per_second=4) as live:
         while True:
             began = time.monotonic()
             try:
-                live.update(view(compare_all(directory, run, since, tolerances)))
+                live.update(view(compare_all(data_dir, run, since, tolerances)))
             except NoShadow:
                 live.update(Text("waiting for the first run with shadow readings ..."))
             # Reading many long journals takes longer than a second: leave the machine to the measurement.

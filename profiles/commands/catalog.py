@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from profiles.commands.options import Json, finish
+from profiles.commands.options import Json, PastRuns, finish
+from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 
 app = typer.Typer(help="Look after the catalog of recorded runs.", no_args_is_help=True)
 
-DataDir = Annotated[Path, typer.Argument(help="The data directory.")]
 Runs = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--run", help="Beginning of a uid; may be given several times. Default: all runs."),
 ]
-DEFAULT = Path("tandem-data")
 
 
 @app.command("status")
-def catalog_status(data_dir: DataDir = DEFAULT, json: Json = False) -> None:
+def catalog_status(data_dir: PastRuns = DEFAULT_DATA_DIRECTORY, json: Json = False) -> None:
     """Tell who serves the catalog, what waits for delivery and what cannot be delivered. Starts nothing.
 
     Exits with 1 when something needs attention.
@@ -32,7 +30,7 @@ def catalog_status(data_dir: DataDir = DEFAULT, json: Json = False) -> None:
 
 @app.command("verify")
 def catalog_verify(
-    data_dir: DataDir = DEFAULT,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     run: Runs = None,
     skip_files: Annotated[
         bool, typer.Option("--skip-files", help="Leave out files of cameras, which take long to read.")
@@ -50,7 +48,7 @@ def catalog_verify(
 
 @app.command("replay")
 def catalog_replay(
-    data_dir: DataDir = DEFAULT,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     run: Runs = None,
     rewrite: Annotated[bool, typer.Option("--rewrite", help="Also write runs again that are there.")] = False,
     json: Json = False,
@@ -62,7 +60,7 @@ def catalog_replay(
 
 
 @app.command("compact")
-def catalog_compact(data_dir: DataDir = DEFAULT, json: Json = False) -> None:
+def catalog_compact(data_dir: PastRuns = DEFAULT_DATA_DIRECTORY, json: Json = False) -> None:
     """Give back space: leftovers of killed processes, arrays of deleted runs, room in the databases.
 
     Journals are never touched. Safe while sessions measure; databases wait until the server is stopped.
@@ -74,7 +72,7 @@ def catalog_compact(data_dir: DataDir = DEFAULT, json: Json = False) -> None:
 
 @app.command("web")
 def catalog_web(
-    data_dir: DataDir = DEFAULT,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     with_key: Annotated[
         bool, typer.Option("--with-key", help="Print an address that lets the browser in, and whoever sees it.")
     ] = False,
@@ -89,7 +87,7 @@ def catalog_web(
 @app.command("profile")
 def catalog_profile(
     name: Annotated[str, typer.Argument(help="What scripts are to call the catalog.")],
-    data_dir: DataDir = DEFAULT,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     replace: Annotated[bool, typer.Option("--replace", help="Replace a profile of this name.")] = False,
     json: Json = False,
 ) -> None:
@@ -100,10 +98,8 @@ def catalog_profile(
 
 
 @app.command("stop")
-def catalog_stop(data_dir: DataDir = DEFAULT) -> None:
+def catalog_stop(data_dir: PastRuns = DEFAULT_DATA_DIRECTORY) -> None:
     """Stop a catalog's server that was kept, once everything is delivered."""
-    from catalog import shut_down
-    from catalog.directory import DataDirectory
+    from profiles.catalog_care import stop
 
-    stopped = shut_down(DataDirectory.existing(data_dir).root)
-    typer.echo("The catalog has stopped." if stopped else "Other sessions use the catalog; it stays until they end.")
+    finish(lambda: stop(data_dir))

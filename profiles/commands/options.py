@@ -8,6 +8,8 @@ from typing import Annotated, NoReturn, Optional
 
 import typer
 
+from profiles.data_directory import DEFAULT_DATA_DIRECTORY
+
 # typer evaluates annotations at run time and wants Optional for an option without a default.
 Configurations = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -23,6 +25,26 @@ Simulate = Annotated[bool, typer.Option("--simulate", "-s", help="Put simulated 
 DataDirectory = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--data-dir", "-d", help="Where runs are kept. Default: as configured, else ./tandem-data."),
+]
+
+
+def _as_configured(given: Path) -> Path:
+    if given.suffix != ".toml" or given.is_dir():
+        return given
+    from coexistence.config import DualConfig
+
+    return DualConfig.load(given).catalog_directory or DEFAULT_DATA_DIRECTORY
+
+
+PastRuns = Annotated[
+    Path,
+    typer.Option(
+        "--data-dir",
+        "-d",
+        help="Where runs are kept, or the configuration that says so: a .toml file.",
+        envvar="TANDEM__CATALOG__DIRECTORY",
+        callback=_as_configured,
+    ),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object as the last line, everything else to stderr.")

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Optional
 import typer
 from typer.core import TyperGroup
 
-from profiles.commands.options import DataDirectory, Json, finish
+from profiles.commands.options import Json, PastRuns, finish
+from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 
 RUN_HELP = "Scan number, beginning of a uid, or -1 for the latest."
 Run = Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)]
@@ -37,7 +38,7 @@ app = typer.Typer(
 
 @app.command("list")
 def runs_list(
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     number: Annotated[int, typer.Option("--number", "-n", help="How many runs to list.", min=1)] = 20,
     plan: Annotated[Optional[str], typer.Option(help="Name of the plan.")] = None,  # noqa: UP045
     device: Annotated[Optional[str], typer.Option(help="Name of a device the run names.")] = None,  # noqa: UP045
@@ -111,7 +112,7 @@ def _value(text: str) -> Any:
 
 
 @app.command("show", context_settings=NEGATIVE_RUNS)
-def runs_show(run: Run = "-1", data_dir: DataDirectory = None, json: Json = False) -> None:
+def runs_show(run: Run = "-1", data_dir: PastRuns = DEFAULT_DATA_DIRECTORY, json: Json = False) -> None:
     """Show a run: metadata, instruments, streams, results of the plan, troubles of wires, notes."""
     from profiles.runs import show_run
 
@@ -121,7 +122,7 @@ def runs_show(run: Run = "-1", data_dir: DataDirectory = None, json: Json = Fals
 @app.command("plot", context_settings=NEGATIVE_RUNS)
 def runs_plot(
     run: Run = "-1",
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     x: Annotated[Optional[str], typer.Option("--x", help="Column of the axis. Default: what was scanned.")] = None,  # noqa: UP045
     y: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -146,7 +147,7 @@ def runs_export(
     output: Annotated[
         Path, typer.Argument(help="The file, which must not exist: .csv, .parquet, .h5, .nxs or .jsonl.")
     ],
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     stream: StreamName = "primary",
     json: Json = False,
 ) -> None:
@@ -160,7 +161,7 @@ def runs_export(
 def runs_compare(
     first: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
     second: Annotated[str, typer.Argument(metavar="RUN", help=RUN_HELP)],
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     stream: StreamName = "primary",
     output: Annotated[
         Optional[Path],  # noqa: UP045
@@ -178,7 +179,7 @@ def runs_compare(
 def runs_note(
     run: Run,
     text: Annotated[str, typer.Argument(help="What to remark.")],
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     author: Annotated[str, typer.Option(help="Who says so. Default: your login name.")] = "",
 ) -> None:
     """Add a note to a run; its documents stay as they are."""
@@ -191,7 +192,7 @@ def runs_note(
 def runs_tag(
     run: Run,
     tags: Annotated[list[str], typer.Argument(help="Tags.")],
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     remove: Annotated[bool, typer.Option("--remove", help="Take the tags away.")] = False,
     author: Annotated[str, typer.Option(help="Who says so. Default: your login name.")] = "",
 ) -> None:
@@ -209,7 +210,7 @@ def runs_watch(
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[UID]", help="Beginning of a uid. Default: the run that goes on, or else the next."),
     ] = None,
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     stream: StreamName = "primary",
     json: Json = False,
 ) -> None:
@@ -229,7 +230,7 @@ def runs_script(
         Optional[Path],  # noqa: UP045
         typer.Option("--output", "-o", help="New file for the script; else it is printed."),
     ] = None,
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
 ) -> None:
     """Write a Python script that repeats a run: its plan, arguments, wrappers, configuration and sample."""
     from profiles.run_script import write_script

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from profiles.commands.options import DataDirectory, Json, finish
+from profiles.commands.options import Json, PastRuns, finish
+from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 
 if TYPE_CHECKING:
     from profiles.shadow_evidence import Tolerances
@@ -37,7 +38,7 @@ OutlierRate = Annotated[
 @app.command("report")
 def shadow_report(
     run: Run = None,
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     since: Since = None,
     tolerance: ToleranceTexts = None,
     lag: Lag = 20.0,
@@ -61,7 +62,7 @@ def shadow_report(
 @app.command("watch")
 def shadow_watch(
     run: Run = None,
-    data_dir: DataDirectory = None,
+    data_dir: PastRuns = DEFAULT_DATA_DIRECTORY,
     since: Since = None,
     tolerance: ToleranceTexts = None,
     lag: Lag = 20.0,

@@ -13,13 +13,13 @@ from coexistence.config import DualConfig
 from coexistence.errors import ConfigError
 from profiles.configuration import load_configuration
 from profiles.console import say
+from profiles.data_directory import DEFAULT_DATA_DIRECTORY
 from profiles.doctor.environment import environment_checks
 from profiles.doctor.findings import Check, Outcome
 from profiles.doctor.ports import port_checks, visa_checks
 from profiles.doctor.records import record_checks, session_checks
 
 _SHOWN: dict[Outcome, str] = {"ok": "ok", "note": "note", "warning": "WARNING", "problem": "PROBLEM"}
-_DEFAULT_DATA_DIRECTORY = Path("tandem-data")
 
 
 def run_doctor(config: str | None, *, data_dir: Path | None, json_output: bool) -> int:
@@ -62,7 +62,7 @@ def examine(config: str | None, data_dir: Path | None = None) -> Iterator[Check]
     yield from port_checks(chosen)
     yield from visa_checks(chosen)
     configured = chosen.catalog_directory if chosen is not None else None
-    yield from record_checks((data_dir or configured or _DEFAULT_DATA_DIRECTORY).expanduser().resolve())
+    yield from record_checks((data_dir or configured or DEFAULT_DATA_DIRECTORY).expanduser().resolve())
     yield from session_checks()
 
 

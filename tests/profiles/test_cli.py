@@ -64,10 +64,10 @@ def test_the_demo_finds_what_the_bench_was_set_to_and_keeps_its_server_if_asked(
     assert 0 < result["max_generation_difference_w"] < 0.02 * truth["amplitude_w"]
     assert Path(result["plot"]).read_bytes().startswith(b"\x89PNG")
     assert result["duration_s"] <= took < 90
-    assert f"stop it with: tandem catalog stop {data_dir}" in done.stderr
+    assert f"stop it with: tandem catalog stop --data-dir {data_dir}" in done.stderr
     with urllib.request.urlopen(result["web"]) as page:
         assert page.status == 200
-    assert finished(tandem("catalog", "stop", data_dir)).stdout == "The catalog has stopped.\n"
+    assert finished(tandem("catalog", "stop", "--data-dir", data_dir)).stdout == "The catalog has stopped.\n"
     wait_for(lambda: not processes_of(data_dir), timeout=30)
     documents = list(read_journal(find_journal(data_dir, result["run_uid"])))
     assert documents[-1][1]["exit_status"] == "success"
@@ -242,7 +242,26 @@ def test_the_example_runs_from_a_clone(repository: Path, tmp_path: Path, data_di
     assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["power_v2", "power_v4"]
 
 
+def test_past_runs_are_where_the_configuration_says(typed, tmp_path: Path, monkeypatch):
+    config = tmp_path / "bench.toml"
+    config.write_text("""[catalog]
+directory = "lab"
+""")
+    commands = (["runs", "list"], ["runs", "show"], ["catalog", "status"], ["catalog", "verify"], ["shadow", "report"])
+    for command in commands:
+        said = typed(*command, "-d", config).stderr
+        assert f"There is no catalog in {tmp_path / 'lab'}. Give the data directory" in said
+        assert said.endswith(" --data-dir takes it, and the configuration file that names it.\n")
+    monkeypatch.setenv("TANDEM__CATALOG__DIRECTORY", str(tmp_path / "elsewhere"))
+    for command in commands:
+        assert f"There is no catalog in {tmp_path / 'elsewhere'}." in typed(*command).stderr
+    config.write_text("""[catalog]
+direktory = "lab"
+""")
+    assert f"{config}:2" in typed("runs", "list", "-d", config).stderr
+
+
 def test_stopping_a_catalog_that_is_not_there_is_told(tmp_path):
-    done = CliRunner().invoke(app, ["catalog", "stop", str(tmp_path / "nothing")])
+    done = CliRunner().invoke(app, ["catalog", "stop", "--data-dir", str(tmp_path / "nothing")])
     assert isinstance(done.exception, NoCatalog)
     assert not (tmp_path / "nothing").exists()
