@@ -19,6 +19,9 @@ PATIENCE_S = 60.0
 PATIENCE_WITH_OTHERS_S = 10.0
 """Longest that it waits for a server run by somebody else."""
 
+PATIENCE_WITH_ERRORS_S = 20.0
+"""How long a server may answer a question with errors of its own, which the client repeats for as long as it can."""
+
 POLL_INTERVAL_S = 0.2
 
 _REPEATABLE = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -40,6 +43,7 @@ class OutageTransport(httpx.BaseTransport):
     def __init__(self, transport: httpx.BaseTransport, directory: DataDirectory) -> None:
         self._transport = transport
         self._directory = directory
+        self._failing_since: dict[str, float] = {}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Return the reply.
@@ -47,7 +51,8 @@ class OutageTransport(httpx.BaseTransport):
         Raises
         ------
         CatalogUnavailable
-            The server has been stopped, does not start, stays away, or broke off what must not be asked for twice.
+            The server has been stopped, does not start, stays away, broke off what must not be asked for twice, or
+            has answered this question with nothing but errors of its own for :data:`PATIENCE_WITH_ERRORS_S` seconds.
         CatalogTimeout
             It did not answer for :data:`PATIENCE_S` seconds, and its daemon has not given it up.
         KeyRejected
@@ -69,11 +74,35 @@ class OutageTransport(httpx.BaseTransport):
                 if response.status_code in _KEY_REFUSED:
                     response.close()
                     raise key_rejected(self._directory)
+                self._watch_errors(request, response)
                 return response
 
     def close(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+    def _watch_errors(self, request: httpx.Request, response: httpx.Response) -> None:
+        """Raise what the user is to know when the server fails at a question again and again."""
+        # Without the query, which may hold the key.
+        question = f"{request.method} {request.url.path}"
+        if not response.is_server_error:
+            self._failing_since.pop(question, None)
+            return
+        now = time.monotonic()
+        failing_for = now - self._failing_since.setdefault(question, now)
+        if failing_for < PATIENCE_WITH_ERRORS_S:
+            return
+        response.close()
+        del self._failing_since[question]
+        directory = self._directory
+        external = ExternalServer.read(directory)
+        who = f"The catalog's server {external.uri if external else f'of {directory.root}'}"
+        what_to_do = "ask who runs it" if external else f"look into {directory.server_log}"
+        raise CatalogUnavailable(
+            directory.root,
+            f"{who} answers {response.status_code} {response.reason_phrase} to {question}, for {failing_for:.0f} s by "
+            f"now: {what_to_do}, and try again. Nothing is lost.",
+        )
 
     def _wait(self, began: float, error: httpx.TransportError) -> None:
         """Wait a moment before the next attempt, or raise what the user is to know."""

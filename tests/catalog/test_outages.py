@@ -81,3 +81,24 @@ def test_a_server_of_somebody_else_is_named(directory, monkeypatch):
 def test_a_key_that_is_not_accepted_any_more_is_told(directory):
     with pytest.raises(KeyRejected, match=str(directory.key_file)):
         client_of(Server(401), directory).get("/")
+
+
+def test_a_server_that_answers_nothing_but_errors_is_told_with_the_question(directory, monkeypatch):
+    client = client_of(Server(500, 200, 503), directory)
+    assert [client.get("/array").status_code for _ in range(3)] == [500, 200, 503]
+    monkeypatch.setattr(outages, "PATIENCE_WITH_ERRORS_S", 0.0)
+    with pytest.raises(CatalogUnavailable) as caught:
+        client.get("/array", params={"api_key": "5ec2e7"})
+    assert str(caught.value) == (
+        f"The catalog's server of {directory.root} answers 503 Service Unavailable to GET /array, for 0 s by now: "
+        f"look into {directory.server_log}, and try again. Nothing is lost."
+    )
+    ExternalServer(uri="https://tiled.lab.example").store(directory)
+    with pytest.raises(CatalogUnavailable, match=r"server https://tiled\.lab\.example answers 503 .*: ask who runs it"):
+        client.get("/")
+
+
+def test_errors_that_were_long_ago_or_of_other_questions_do_not_count(directory, monkeypatch):
+    monkeypatch.setattr(outages, "PATIENCE_WITH_ERRORS_S", 1e-9)
+    client = client_of(Server(500, 200, 500, 500), directory)
+    assert [client.get(path).status_code for path in ("/a", "/a", "/a", "/b")] == [500, 200, 500, 500]
