@@ -1,7 +1,7 @@
 """Wires and who may use them: arbitration, serial ports, VISA sessions, adoption of foreign drivers."""
 
 from coexistence.adoption import Adoption, ExportedPort, LeaseRules, SharedSerial, adopt
-from coexistence.arbiter import Arbiter, Hold, Rank
+from coexistence.arbiter import Arbiter
 from coexistence.channel import Channel, ConnectionEvent
 from coexistence.connection import Connection
 from coexistence.device_cache import DeviceCache, SerialDevice
@@ -24,6 +24,7 @@ from coexistence.errors import (
 )
 from coexistence.exchange import Reply
 from coexistence.guard import Guard
+from coexistence.hold import Hold, Rank
 from coexistence.line_settings import LineSettings
 from coexistence.resources import Guards, SharedResources, Waiting, WireUse
 from coexistence.runtime import (

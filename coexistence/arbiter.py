@@ -2,11 +2,8 @@
 
 An :class:`Arbiter` hands ownership to the next in line itself; nobody can grab it in passing. Every request names an
 owner and a time limit. Before anyone waits, the wait-for graph over all arbiters is walked, so that a circle is an
-error for the one who would close it and never a hang.
-
-The uncontended path takes no lock and makes no system call. Who comes claims the wire's one slot by inserting itself
-(``dict.setdefault``); who goes claims its own end by taking itself out of ``_held`` (``dict.pop``): both are atomic.
-Everything else happens under the mutex, and whoever ends a hold from outside must win the same claim first.
+error for the one who would close it and never a hang. A free wire is taken and left without any of this, see
+:mod:`coexistence.hold`.
 
 Signal handlers may raise between any two bytecodes of the main thread; every change of state is therefore a step that
 can be repeated (:meth:`Arbiter._advance`), and the ways in and out repeat it when an exception passes. They may also
@@ -20,16 +17,14 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from enum import IntEnum
+from collections.abc import Callable
 from time import perf_counter
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any
 
+from coexistence import parties
 from coexistence.errors import (
     AcquireTimeout,
     CoexistenceError,
-    ConfigError,
     DeadlockDetected,
     DeadlockMember,
     GuardNotHeld,
@@ -38,506 +33,39 @@ from coexistence.errors import (
     LoopBlocked,
     WouldDeadlock,
 )
+from coexistence.hold import (
+    ENDED,
+    HELD,
+    HOLDING,
+    NEW,
+    QUEUED,
+    RELEASING,
+    REVOKED,
+    SAMPLE_BATCH,
+    Hold,
+    Rank,
+    newest_hold,
+)
+from coexistence.mailbox import REAP_INTERVAL_S, Mailbox, set_done
+from coexistence.parties import (
+    Party,
+    claim_end,
+    current_party,
+    current_thread,
+    forget_wait,
+    held,
+    holds_of,
+    party_is_gone,
+    running_loop,
+    unlink,
+    waiting,
+)
 
 LOOP_PATIENCE_S = 0.05
 """How long a blocking acquisition may stop an event loop, in seconds."""
 
-LONGEST_TIMEOUT_S = 86_400.0
-"""The largest time limit that is accepted, in seconds: there is no "for ever"."""
-
 GIVE_WAY_S = 0.5
 """How long a holder that gives way may take to do so, in seconds."""
-
-_REAP_INTERVAL_S = 0.1
-"""How often those who wait look whether the holder has died or outstayed its max_hold."""
-
-_SAMPLE_BATCH = 3 * 1024
-
-Party = threading.Thread | asyncio.Task[Any]
-"""Who waits or holds: reentrancy and the wait-for graph go by this object's identity, never by name or number."""
-
-_running_loop = asyncio._get_running_loop
-_current_task = asyncio.current_task
-_threads: dict[int, threading.Thread] = threading._active  # type: ignore[attr-defined]
-_ident = threading.get_ident
-
-
-def _current_thread() -> threading.Thread:
-    """Return the running thread: :func:`threading.current_thread` at a third of its cost."""
-    return _threads.get(_ident()) or threading.current_thread()
-
-
-class Rank(IntEnum):
-    """Which line a request waits in; within a rank it is first in, first out."""
-
-    URGENT = 0
-    """Before everybody who waits: stop commands."""
-    NORMAL = 1
-    BACKGROUND = 2
-    """Only when nobody else waits: polls and shadow readings."""
-
-
-class State(IntEnum):
-    """The life of a :class:`Hold`."""
-
-    NEW = 0
-    QUEUED = 1
-    HELD = 2
-    RELEASING = 3
-    """Released, but an exchange made under it is still on the wire."""
-    REVOKED = 4
-    ENDED = 5
-
-
-NEW, QUEUED, HELD, RELEASING, REVOKED, ENDED = State
-_HOLDING = frozenset((HELD, RELEASING, REVOKED))
-_NORMAL = Rank.NORMAL
-
-_held: dict[Party, Hold] = {}
-"""The newest hold of each party; older ones hang on it by ``_outer``."""
-
-_waiting: dict[Party, Hold] = {}
-"""What each party that waits is waiting for. Changed under ``_graph`` only."""
-
-_graph = threading.RLock()
-
-
-def current_party() -> Party:
-    """Return the running task, or the running thread where there is no task."""
-    loop = _running_loop()
-    if loop is None:
-        return _current_thread()
-    return _current_task(loop) or _current_thread()
-
-
-class Mailbox:
-    """What one event loop waits for at one arbiter: a single wake-up and a single timer serve all of it."""
-
-    __slots__ = ("_arbiter", "_due", "_loop", "_posted", "_scheduled", "_timer")
-
-    def __init__(self, arbiter: Arbiter, loop: asyncio.AbstractEventLoop) -> None:
-        self._arbiter = arbiter
-        self._loop = loop
-        self._posted: deque[tuple[Callable[..., None], Any]] = deque()
-        self._scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = float("inf")
-
-    @property
-    def closed(self) -> bool:
-        """Whether the loop is closed: nobody there waits for anything any more."""
-        return self._loop.is_closed()
-
-    def post(self, function: Callable[..., None], argument: Any) -> bool:
-        """Have the loop call ``function(argument)`` soon; from any thread. False when the loop is closed."""
-        self._posted.append((function, argument))
-        if not self._scheduled:
-            self._scheduled = True
-            try:
-                self._loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:
-                self._posted.clear()
-                return False
-            except BaseException:
-                self._scheduled = False  # whoever posts next wakes the loop
-                raise
-        return True
-
-    def _deliver(self) -> None:
-        self._scheduled = False
-        posted = self._posted
-        while posted:
-            function, argument = posted.popleft()
-            function(argument)
-
-    def watch(self, deadline: float) -> None:
-        """See to it that a request of this loop is ended when its deadline passes (loop thread only)."""
-        if deadline < self._due:
-            self._arm(deadline)
-
-    def _arm(self, deadline: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        now = perf_counter()
-        self._due = min(deadline, now + _REAP_INTERVAL_S)
-        self._timer = self._loop.call_later(max(self._due - now, 0.0), self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self._due = float("inf")
-        following = self._arbiter._expire(self)
-        if following is not None:
-            self._arm(following)
-
-
-class Hold:
-    """One request for an arbiter and, when granted, the ownership itself.
-
-    A context manager for threads (``with``) and for tasks (``async with``). Ownership lasts from entering to leaving
-    the block, on every way out. Cancelling a task that waits in line takes it out of the line; cancelling one that
-    has just been granted hands the ownership on.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_acquired_at",
-        "_arbiter",
-        "_asker",
-        "_depth",
-        "_entered",
-        "_max_hold",
-        "_operations",
-        "_outer",
-        "_reason",
-        "_revocable",
-        "_root",
-        "_state",
-        "_wake",
-        "deadline",
-        "future",
-        "mailbox",
-        "owner",
-        "party",
-        "rank",
-        "server",
-        "timeout",
-        "waited",
-    )
-
-    _acquired_at: float
-    _asker: Party
-    _depth: int
-    _outer: Hold | None
-    _reason: str
-    _root: Hold
-    _wake: Callable[[], None]
-    deadline: float
-    """When the request's time in line is over, on :func:`time.perf_counter`'s clock."""
-    future: asyncio.Future[Any]
-    """What the asking task awaits, for requests made on an event loop."""
-    mailbox: Mailbox | None
-    party: Party
-    server: threading.Thread
-    """The worker thread that holds the wire on behalf of the asking task, where ``served``."""
-
-    served: ClassVar[bool] = False
-    """Whether a worker holds the wire for the asking task, so that no event loop is needed for the hold to end."""
-
-    def __init__(
-        self,
-        arbiter: Arbiter,
-        owner: str,
-        timeout: float = 2.0,
-        rank: Rank = Rank.NORMAL,
-        max_hold: float | None = None,
-    ) -> None:
-        try:
-            if not 0.0 <= timeout <= LONGEST_TIMEOUT_S or not owner:
-                raise TypeError
-            if max_hold is not None and not 0.0 < max_hold <= LONGEST_TIMEOUT_S:
-                raise TypeError
-            if rank is not _NORMAL:
-                rank = Rank(rank)
-        except (TypeError, ValueError):
-            raise _wrong_request(owner, timeout, rank, max_hold) from None
-        self._arbiter = arbiter
-        self.owner = owner
-        self.timeout = timeout
-        self.rank = rank
-        self.waited = 0.0
-        self._max_hold = max_hold
-        self._state = NEW
-        self._entered = False
-        self._operations = 0
-        self._revocable = 0
-
-    @property
-    def state(self) -> State:
-        """Where this request stands."""
-        return self._state
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The event loop that must run for this hold to end; ``None`` where none is needed."""
-        party = self.party
-        return None if self.served or isinstance(party, threading.Thread) else party.get_loop()
-
-    @property
-    def held_for(self) -> float:
-        """Seconds since the ownership was granted; 0 before that."""
-        return perf_counter() - self._acquired_at if self._state > QUEUED else 0.0
-
-    def __enter__(self) -> Self:
-        loop = _running_loop()
-        party: Party = (
-            _threads.get(_ident()) or _current_thread() if loop is None else _current_task(loop) or _current_thread()
-        )
-        arbiter = self._arbiter
-        try:
-            if (
-                party not in _held
-                and not arbiter._length
-                and not self._entered
-                and arbiter._slot.setdefault(None, self) is self
-            ):
-                self.party = party
-                self._root = _held[party] = self
-                self._depth = 1
-                self._outer = None
-                self._acquired_at = perf_counter()
-                self._entered = True
-                self._state = HELD
-                return self
-            arbiter._acquire_blocking(self, party, loop, _newest(party))
-        except GuardNotHeld:
-            raise  # in use already, by this party or another: there is nothing to undo
-        except BaseException:
-            arbiter._abandon(self)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        arbiter = self._arbiter
-        try:
-            if exc_type is not None:
-                self._left_by_exception()
-            if (
-                self._root is self
-                and self._depth == 1
-                and not self._operations
-                and self._outer is None
-                and _held.get(self.party) is self
-                and _held.pop(self.party, None) is self
-                and self._state is HELD
-            ):
-                self._state = ENDED
-                self._entered = False
-                if not arbiter._length:
-                    del arbiter._slot[None]
-                if arbiter._length:
-                    with arbiter._mutex:
-                        arbiter._vacate(self)
-            else:
-                with arbiter._mutex:
-                    arbiter._leave(self)
-                return
-            samples = arbiter._samples
-            samples += (self.owner, self.waited, perf_counter() - self._acquired_at)
-            if len(samples) > _SAMPLE_BATCH:
-                arbiter.drain_samples(wait=False)
-        except BaseException:
-            arbiter._repair(self)
-            raise
-
-    async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        party: Party = _current_task(loop) or _current_thread()
-        arbiter = self._arbiter
-        try:
-            if (
-                party not in _held
-                and not arbiter._length
-                and not self._entered
-                and arbiter._slot.setdefault(None, self) is self
-            ):
-                self.party = party
-                self._root = _held[party] = self
-                self._depth = 1
-                self._outer = None
-                self._acquired_at = perf_counter()
-                self._entered = True
-                self._state = HELD
-                return self
-            await arbiter._acquire_async(self, party, loop, _newest(party))
-        except GuardNotHeld:
-            raise  # in use already, by this party or another: there is nothing to undo
-        except BaseException:
-            arbiter._abandon(self)
-            raise
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None = None,
-        exc: BaseException | None = None,
-        traceback: TracebackType | None = None,
-    ) -> None:
-        self.__exit__(exc_type, exc, traceback)
-
-    def _left_by_exception(self) -> None:
-        """Take note that an exception ends the block."""
-
-    def serving_thread(self) -> threading.Thread:
-        """Return the thread that becomes the holder of a ``served`` request, at the moment when it is granted."""
-        return self.server
-
-    def revoked(self) -> None:
-        """Take note that this hold was ended from outside (mutex held; must not block)."""
-
-    def gives_way_to(self, waiter: Hold) -> bool:  # noqa: ARG002
-        """Tell whether this holder lets go as soon as such a one waits, so that it is not in its way."""
-        return False
-
-    def contended(self, waiter: Hold) -> None:
-        """Take note that somebody has joined the line behind this hold (mutex held; must not block)."""
-
-    def release(self) -> None:
-        """End the ownership before the block does; doing so twice is harmless."""
-        if self._entered:
-            self.__exit__(None, None, None)
-
-    def check(self) -> None:
-        """Raise unless this hold still owns the wire.
-
-        Raises
-        ------
-        GuardRevoked
-            The hold was ended from outside.
-        GuardNotHeld
-            It has not been entered yet, or has been left.
-        """
-        if self._entered:
-            root = self._root
-            if root._state is HELD:
-                return
-            if root._state is REVOKED:
-                raise GuardRevoked(self._arbiter.name, self.owner, root.held_for, root._reason)
-        raise GuardNotHeld(self._arbiter.name, self.owner)
-
-    def begin_operation(self, *, revocable: bool = False) -> None:
-        """Note that something is under way on the wire; the ownership cannot pass on until it ends.
-
-        Parameters
-        ----------
-        revocable
-            Whether a revocation does not wait for its end: for a function that may use the wire, and may hang.
-
-        Raises
-        ------
-        GuardRevoked, GuardNotHeld
-            As :meth:`check`.
-        """
-        with self._arbiter._mutex:
-            self.check()
-            self._root._operations += 1
-            self._root._revocable += revocable
-
-    def end_operation(self, *, revocable: bool = False) -> None:
-        """End what :meth:`begin_operation` began; hands on an ownership that was given up meanwhile."""
-        arbiter = self._arbiter
-        root = self._root
-        try:
-            with arbiter._mutex:
-                if root._operations:
-                    root._operations -= 1
-                    root._revocable -= revocable
-                if root._state is not HELD:
-                    arbiter._pass_on(root)
-        except BaseException:
-            with arbiter._mutex:
-                if root._state is not HELD:
-                    arbiter._pass_on(root)
-            raise
-
-
-def _wrong_request(owner: object, timeout: object, rank: object, max_hold: object) -> ConfigError:
-    if not isinstance(owner, str) or not owner:
-        return ConfigError(f"owner must be a non-empty string, not {owner!r}: it names you to others who wait")
-    if rank not in tuple(Rank):
-        return ConfigError(f"rank must be Rank.URGENT, Rank.NORMAL or Rank.BACKGROUND, not {rank!r}")
-    if not isinstance(timeout, int | float) or not 0.0 <= timeout <= LONGEST_TIMEOUT_S:
-        return ConfigError(
-            f"timeout must be between 0 (now or never) and {LONGEST_TIMEOUT_S:g} s, not {timeout!r}: "
-            "nothing waits for ever"
-        )
-    return ConfigError(f"max_hold must be above 0 and at most {LONGEST_TIMEOUT_S:g} s, or None, not {max_hold!r}")
-
-
-def _newest(party: Party) -> Hold | None:
-    """Return the party's newest hold."""
-    hold = _held.get(party)
-    while hold is not None and hold._state is ENDED:
-        _unlink(hold)
-        hold = _held.get(party)
-    return hold
-
-
-def _claim_end(hold: Hold) -> bool:
-    """Win the right to end a hold from its party, which claims it by taking the hold out of ``_held``."""
-    party = hold.party
-    if _held.get(party) is hold:
-        taken = _held.pop(party, None)
-        if taken is hold:
-            if hold._outer is not None:
-                _held.setdefault(party, hold._outer)
-            return True
-        if taken is not None:
-            _held.setdefault(party, taken)  # the party has gone on to another wire between the two steps
-        return False
-    return any(each is hold for each in holds_of(party))
-
-
-def _unlink(hold: Hold) -> None:
-    """Take a hold out of its party's chain, wherever it stands there."""
-    party = hold.party
-    newest = _held.get(party)
-    if newest is hold:
-        if hold._outer is None:
-            del _held[party]
-        else:
-            _held[party] = hold._outer
-        return
-    while newest is not None:
-        if newest._outer is hold:
-            newest._outer = hold._outer
-            return
-        newest = newest._outer
-
-
-def holds_of(party: Party) -> Iterator[Hold]:
-    """Yield what a party holds, newest first."""
-    hold = _held.get(party)
-    while hold is not None:
-        yield hold
-        hold = hold._outer
-
-
-def waiting_parties() -> list[tuple[Party, Hold]]:
-    """Return who waits for what, over all arbiters."""
-    with _graph:
-        return list(_waiting.items())
-
-
-def _party_is_gone(party: Party) -> bool:
-    if isinstance(party, threading.Thread):
-        return not party.is_alive()
-    return party.done() or party.get_loop().is_closed()
-
-
-def _set_done(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def forget_wait(party: Party, hold: Hold) -> None:
-    """Take a wait out of the wait-for graph."""
-    if _waiting.get(party) is hold:
-        with _graph:
-            if _waiting.get(party) is hold:
-                del _waiting[party]
-
-
-def forget_all_waits() -> None:
-    """Have nobody hold or wait, in a forked child."""
-    global _graph
-    _graph = threading.RLock()
-    _held.clear()
-    _waiting.clear()
 
 
 class Arbiter:
@@ -607,7 +135,7 @@ class Arbiter:
             with self._mutex:
                 self._reap()
         holder = self._slot.get(None)
-        return holder if holder is not None and holder._state in _HOLDING else None
+        return holder if holder is not None and holder._state in HOLDING else None
 
     @property
     def queue(self) -> list[Hold]:
@@ -642,7 +170,7 @@ class Arbiter:
                 for hold in line:
                     hold._state = ENDED
                     if hold.mailbox is not None:
-                        hold.mailbox.post(_set_done, hold.future)
+                        hold.mailbox.post(set_done, hold.future)
                     else:
                         with contextlib.suppress(RuntimeError):  # woken by a call that a signal broke into
                             hold._wake()
@@ -707,9 +235,9 @@ class Arbiter:
         AcquireTimeout, WouldDeadlock, LoopBlocked, LockOrderViolation, DeadlockDetected, WireClosed
             As on entering a hold.
         """
-        loop = _running_loop()
+        loop = running_loop()
         party = current_party()
-        outer = _newest(party)
+        outer = newest_hold(party)
         if outer is not None:
             self._check_order(hold, outer)
         hold.server = server
@@ -731,7 +259,7 @@ class Arbiter:
         patience = hold.timeout if loop is None else min(hold.timeout, LOOP_PATIENCE_S)
         deadline = started + patience
         try:
-            while not gate.acquire(timeout=max(min(deadline - perf_counter(), _REAP_INTERVAL_S), 0.0)):
+            while not gate.acquire(timeout=max(min(deadline - perf_counter(), REAP_INTERVAL_S), 0.0)):
                 with self._mutex:
                     self._reap()
                     if hold._state is not QUEUED:
@@ -756,7 +284,7 @@ class Arbiter:
         hold.future = future
 
         def wake() -> None:
-            mailbox.post(_set_done, future)
+            mailbox.post(set_done, future)
 
         hold._wake = wake
         if self._enqueue(hold, party, perf_counter(), mailbox):
@@ -797,7 +325,7 @@ class Arbiter:
         """
         hold.server = server
         hold._wake = wake
-        outer = _newest(party)
+        outer = newest_hold(party)
         if outer is not None:
             self._check_order(hold, outer)
         try:
@@ -833,7 +361,7 @@ class Arbiter:
 
     def held_by(self, party: Party) -> Hold | None:
         """Return the hold that ``party`` has here, if any."""
-        hold = _held.get(party)
+        hold = held.get(party)
         while hold is not None and hold._arbiter is not self:
             hold = hold._outer
         return hold
@@ -910,8 +438,8 @@ class Arbiter:
                     self._unnotified = None
                     hold._entered = True
                 return True
-        with _graph:
-            _waiting[party] = hold
+        with parties.graph:
+            waiting[party] = hold
             with self._mutex:
                 if self._closed is not None:
                     self._drop_wait(party)
@@ -931,7 +459,7 @@ class Arbiter:
                 holder = self._slot.get(None)
                 if holder is not None and holder is not hold:
                     holder.contended(hold)
-            if blocks is None and party not in _held:
+            if blocks is None and party not in held:
                 return False  # nobody waits for a party that holds nothing, so no circle can close here
             try:
                 self._walk(hold, party, blocks)
@@ -947,11 +475,11 @@ class Arbiter:
 
     @staticmethod
     def _drop_wait(party: Party) -> None:
-        _waiting.pop(party, None)
+        waiting.pop(party, None)
 
     def _walk(self, hold: Hold, party: Party, blocks: asyncio.AbstractEventLoop | None) -> None:
         """Follow who waits for whom; raise if it leads back to ``party`` or to the loop it would block."""
-        thread = _current_thread() if blocks is not None else None
+        thread = current_thread() if blocks is not None else None
         trail: list[Hold] = []
         seen: set[int] = set()
 
@@ -963,7 +491,7 @@ class Arbiter:
                     raise WouldDeadlock(self.name, hold.owner, ahead.owner)
                 if ahead.party is party and ahead is not hold:
                     raise DeadlockDetected([_member(each) for each in trail])
-                following = _waiting.get(ahead.party)
+                following = waiting.get(ahead.party)
                 if following is not None and id(following) not in seen:
                     follow(following)
             trail.pop()
@@ -996,9 +524,9 @@ class Arbiter:
         if hold.served:
             hold.party = hold.serving_thread()
             hold._entered = True
-        if _held.get(hold.party) is not hold:
-            hold._outer = _held.get(hold.party)
-            _held[hold.party] = hold
+        if held.get(hold.party) is not hold:
+            hold._outer = held.get(hold.party)
+            held[hold.party] = hold
         hold._state = HELD
 
     def _notify(self, hold: Hold) -> None:
@@ -1052,12 +580,12 @@ class Arbiter:
         root._depth -= 1
         if root._depth > 0:
             return
-        if root.party is _current_thread():
+        if root.party is current_thread():
             root._operations = 0  # what a thread did under its hold is over when it leaves the block
         elif root._operations:
-            _unlink(root)  # the party may ask again, and waits for itself like anybody else
+            unlink(root)  # the party may ask again, and waits for itself like anybody else
         if root._state is REVOKED:
-            _unlink(root)
+            unlink(root)
             self._pass_on(root)
         if root._state is not HELD:
             return
@@ -1077,12 +605,12 @@ class Arbiter:
             root._state = ENDED
             self._note(root)
         if self._slot.get(None) is root:
-            _unlink(root)
+            unlink(root)
             self._vacate(root)
 
     def _end_from_outside(self, hold: Hold, reason: str) -> bool:
         """Revoke a hold, unless its party is just ending it itself (mutex held)."""
-        if hold._state is not RELEASING and not (hold._state is HELD and _claim_end(hold)):
+        if hold._state is not RELEASING and not (hold._state is HELD and claim_end(hold)):
             return False
         self._note(hold)
         hold._reason = reason
@@ -1096,9 +624,9 @@ class Arbiter:
     def _reap(self) -> None:
         """End a hold whose party has died, or that others have waited for longer than it allows (mutex held)."""
         hold = self._slot.get(None)
-        if hold is None or hold._state not in _HOLDING:
+        if hold is None or hold._state not in HOLDING:
             return  # free, or its party is just entering or leaving
-        if hold._state is HELD and _party_is_gone(hold.party):
+        if hold._state is HELD and party_is_gone(hold.party):
             kind = "thread" if isinstance(hold.party, threading.Thread) else "task"
             self._end_from_outside(hold, f"its {kind} ended without releasing")
         elif (
@@ -1128,7 +656,7 @@ class Arbiter:
                     elif following is None or hold.deadline < following:
                         following = hold.deadline
         for hold in expired:
-            _set_done(hold.future)
+            set_done(hold.future)
         return following
 
     def _abandon(self, hold: Hold) -> None:
@@ -1140,9 +668,9 @@ class Arbiter:
                 if self._slot.get(None) is hold and not hold._entered:
                     hold._entered = True
                 self._leave(hold)
-            elif self._slot.get(None) is hold and hold._state not in _HOLDING:
+            elif self._slot.get(None) is hold and hold._state not in HOLDING:
                 hold.party = current_party()
-                _unlink(hold)
+                unlink(hold)
                 self._vacate(hold)
             self._advance()
         asker = getattr(hold, "_asker", None)
@@ -1163,7 +691,7 @@ class Arbiter:
 
     def _note(self, hold: Hold) -> None:
         self._samples += (hold.owner, hold.waited, perf_counter() - hold._acquired_at)
-        if len(self._samples) > _SAMPLE_BATCH:
+        if len(self._samples) > SAMPLE_BATCH:
             self.drain_samples(wait=False)
 
     def _ended(self, hold: Hold) -> BaseException:

@@ -18,7 +18,7 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Self, TypeVar, cast
 
-from coexistence.arbiter import Arbiter, Rank, State, current_party
+from coexistence.arbiter import Arbiter
 from coexistence.errors import (
     AcquireTimeout,
     CoexistenceError,
@@ -30,6 +30,8 @@ from coexistence.errors import (
 )
 from coexistence.exchange import Asked, Exchange, Reply
 from coexistence.guard import Guard, Job
+from coexistence.hold import Rank, State
+from coexistence.parties import current_party
 from coexistence.transport import Accept, Ending, Interrupted, Suspect, Transport, never_failing
 from coexistence.wire import Wire
 from coexistence.wire_statistics import LogEntry, WireStatistics

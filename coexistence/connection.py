@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from coexistence.arbiter import Rank
 from coexistence.channel import Channel, ConnectionEvent
 from coexistence.exchange import Reply
 from coexistence.guard import Guard
+from coexistence.hold import Rank
 from coexistence.transport import Accept, Ending
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from coexistence.arbiter import State
 from coexistence.errors import ConfigError, Problem
+from coexistence.hold import State
 from coexistence.transport import Accept, Ending
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, Rank, forget_wait
 from coexistence.errors import AcquireTimeout, ConfigError
 from coexistence.exchange import Exchange, Reply
+from coexistence.hold import LONGEST_TIMEOUT_S, Hold, Rank
+from coexistence.parties import forget_wait
 from coexistence.transport import Accept, Ending
 from coexistence.wire import resolve
 

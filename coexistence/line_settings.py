@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from coexistence.arbiter import LONGEST_TIMEOUT_S
 from coexistence.errors import ConfigError, Problem
+from coexistence.hold import LONGEST_TIMEOUT_S
 
 PARITIES = {"none": "N", "even": "E", "odd": "O", "mark": "M", "space": "S"}
 FLOW_CONTROLS = ("none", "rtscts", "xonxoff", "dsrdtr")

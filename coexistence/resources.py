@@ -10,11 +10,11 @@ from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from coexistence.arbiter import Rank
 from coexistence.channel import Channel
 from coexistence.device_cache import DeviceCache
 from coexistence.errors import ConfigError, WireClosed
 from coexistence.guard import Guard
+from coexistence.hold import Rank
 from coexistence.serial_port import SerialPortPool
 from coexistence.wire import Wire
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
-from coexistence.arbiter import Rank
 from coexistence.channel import Channel
 from coexistence.connection import Connection
 from coexistence.errors import ConfigError, Problem, checked
 from coexistence.exchange import Reply
 from coexistence.guard import Guard
+from coexistence.hold import Rank
 from coexistence.line_settings import check_timeout
 from coexistence.transport import Accept, Ending
 from coexistence.visa_blocks import block_end, block_payload, make_block

@@ -15,8 +15,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from coexistence.arbiter import LONGEST_TIMEOUT_S, Arbiter, Mailbox, Party, forget_all_waits, forget_wait
+from coexistence.arbiter import Arbiter
 from coexistence.errors import AcquireTimeout, ConfigError, WireClosed
+from coexistence.hold import LONGEST_TIMEOUT_S
+from coexistence.mailbox import Mailbox
+from coexistence.parties import Party, forget_all_waits, forget_wait
 from coexistence.wire_statistics import LogEntry, StatisticsCollector, Trouble, WireStatistics
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
 
-from coexistence.arbiter import Hold, Rank
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, CommandTimeout, WireDisconnected
 from coexistence.exchange import Asked, Exchange
 from coexistence.guard import Guard
+from coexistence.hold import Hold, Rank
 from coexistence.transport import Ending, Interrupted, Suspect
 from coexistence.visa_transport import VisaTransport
 

@@ -18,10 +18,11 @@ from coexistence.adoption.inbox import Inbox
 from coexistence.adoption.lost_property import LostProperty
 from coexistence.adoption.rules import LeaseRules
 from coexistence.adoption.turn import PAUSE_S, Turn
-from coexistence.arbiter import LONGEST_TIMEOUT_S, Hold, current_party
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
 from coexistence.guard import Guard
+from coexistence.hold import LONGEST_TIMEOUT_S, Hold
+from coexistence.parties import current_party
 from coexistence.transport import Suspect, accepted
 
 T = TypeVar("T")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from coexistence.arbiter import Rank
 from coexistence.errors import ConfigError, Problem, checked
+from coexistence.hold import Rank
 from coexistence.line_settings import check_terminator, check_timeout
 from coexistence.transport import Accept
 

@@ -14,7 +14,6 @@ import serial
 from coexistence.adoption.inbox import ReadBuffer
 from coexistence.adoption.lease import Lease
 from coexistence.adoption.rules import LeaseRules, rules_of
-from coexistence.arbiter import LONGEST_TIMEOUT_S
 from coexistence.channel import Channel
 from coexistence.errors import (
     AcquireTimeout,
@@ -25,6 +24,7 @@ from coexistence.errors import (
     WireDisconnected,
 )
 from coexistence.guard import Guard
+from coexistence.hold import LONGEST_TIMEOUT_S
 from coexistence.line_settings import LineSettings
 
 T = TypeVar("T")

@@ -28,7 +28,6 @@ from pyvisa.errors import VisaIOError
 from coexistence.adoption.inbox import Complete, ReadBuffer
 from coexistence.adoption.lease import Lease
 from coexistence.adoption.rules import LeaseRules
-from coexistence.arbiter import LONGEST_TIMEOUT_S
 from coexistence.channel import Channel
 from coexistence.errors import (
     AcquireTimeout,
@@ -39,6 +38,7 @@ from coexistence.errors import (
     WireInUse,
 )
 from coexistence.guard import Guard
+from coexistence.hold import LONGEST_TIMEOUT_S
 from coexistence.line_settings import LineSettings
 from coexistence.visa_transport import VisaTransport
 

@@ -15,7 +15,7 @@ from proofs import Undone, signals_at_random_moments  # noqa: E402
 from ptys import instrument_and_port, unread  # noqa: E402
 
 from coexistence import Arbiter  # noqa: E402
-from coexistence.arbiter import _held, _waiting  # noqa: E402
+from coexistence.parties import held, waiting  # noqa: E402
 
 MOST_UNDONE = 0.15
 """CPython runs signal handlers at the start of a Python function, before its first line: a release whose ``__exit__``
@@ -39,11 +39,11 @@ def strike_acquisitions() -> None:
             pass
 
     def check():
-        assert main not in _waiting
+        assert main not in waiting
         holder = arbiter.holder
         if holder is not None and holder.party is main:
             arbiter.revoke("main", "it was left behind")
-            _held.pop(main, None)
+            held.pop(main, None)
             raise Undone
         before = last[0]
         while last[0] < before + 2:
@@ -76,7 +76,7 @@ def strike_exchanges(kind: str) -> None:
         }
 
         def check():
-            assert threading.current_thread() not in _held
+            assert threading.current_thread() not in held
             Person(ask, "other").result()
 
         assert signals_at_random_moments(deeds[kind], check, strikes=80) == []
@@ -100,10 +100,10 @@ def strike_guards() -> None:
             assert port.query(b"Q%d?\n" % number, owner=owner, timeout=5.0) == b"A%d" % number
 
         def check():
-            left = threading.current_thread() in _held
+            left = threading.current_thread() in held
             if left:
                 port.revoke("main", "it was left behind")
-                _held.pop(threading.current_thread(), None)
+                held.pop(threading.current_thread(), None)
             Person(ask_once, "other").result()
             if left:
                 raise Undone

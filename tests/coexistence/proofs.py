@@ -29,7 +29,8 @@ from coexistence import (
     SharedSerialPort,
     WireDisconnected,
 )
-from coexistence.arbiter import State, _held, waiting_parties
+from coexistence.hold import State
+from coexistence.parties import held, waiting_parties
 
 
 def opposite_orders(rounds: int, *, seed: int = 1) -> int:
@@ -464,5 +465,5 @@ def mutual_exclusion(duration: float, *, revocations: bool, seed: int = 11) -> d
     with arbiter.acquire("last", timeout=0.0):
         pass
     assert not [hold for _, hold in waiting_parties() if hold._arbiter is arbiter]
-    assert not [hold for hold in tuple(_held.values()) if hold._arbiter is arbiter and hold.state is not State.ENDED]
+    assert not [hold for hold in tuple(held.values()) if hold._arbiter is arbiter and hold.state is not State.ENDED]
     return dict(counts)

@@ -14,7 +14,7 @@ from ptys import PtyInstrument, instrument_and_port
 from coexistence import AcquireTimeout, ConfigError, LeaseRules, SharedSerial, SharedSerialPort
 from coexistence.adoption.guards import ListeningGuard
 from coexistence.adoption.lost_property import LostProperty
-from coexistence.arbiter import LONGEST_TIMEOUT_S
+from coexistence.hold import LONGEST_TIMEOUT_S
 
 
 @pytest.fixture

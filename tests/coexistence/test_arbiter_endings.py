@@ -9,7 +9,7 @@ import weakref
 import pytest
 from people import Holder, Person, in_line
 
-import coexistence.arbiter
+import coexistence.parties
 from coexistence import AcquireTimeout, Arbiter, GuardRevoked, Hold, WireClosed
 
 
@@ -122,7 +122,7 @@ def test_tasks_that_the_garbage_collector_ends_let_go_wherever_that_strikes(arbi
         tasks = [loop.create_task(each) for each in (held, waiting)]
         loop.run_until_complete(asyncio.sleep(0.01))
         assert (arbiter.holder.owner, in_line(arbiter)) == ("holds", ["waits"])
-        with coexistence.arbiter._graph:
+        with coexistence.parties.graph:
             waiting.close()
         assert in_line(arbiter) == []
         heir = Person(lambda: arbiter.acquire("heir", timeout=5).__enter__())
@@ -140,7 +140,7 @@ def test_tasks_that_the_garbage_collector_ends_let_go_wherever_that_strikes(arbi
 def test_signal_handler_may_use_a_wire_wherever_it_strikes(arbiter):
     def strike() -> None:
         with (
-            coexistence.arbiter._graph,
+            coexistence.parties.graph,
             arbiter._mutex,
             pytest.raises(AcquireTimeout),
             arbiter.acquire("handler", timeout=0),

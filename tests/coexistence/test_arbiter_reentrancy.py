@@ -7,7 +7,7 @@ import pytest
 from people import Person
 
 from coexistence import AcquireTimeout, DeadlockDetected
-from coexistence.arbiter import current_party
+from coexistence.parties import current_party
 
 
 def test_thread_takes_a_wire_again_that_it_holds(arbiter):

@@ -22,8 +22,9 @@ from hypothesis.stateful import (
 )
 
 import coexistence.arbiter
+import coexistence.mailbox
 from coexistence import AcquireTimeout, Arbiter, GuardNotHeld, GuardRevoked, Rank
-from coexistence.arbiter import _held, waiting_parties
+from coexistence.parties import held, waiting_parties
 
 PATIENCE_S = 20.0
 
@@ -327,11 +328,12 @@ class ArbiterMachine(RuleBasedStateMachine):
         self.loop.close()
         assert not [hold for _, hold in waiting_parties() if hold._arbiter is self.arbiter]
         if not self.operations:
-            assert not [hold for hold in tuple(_held.values()) if hold._arbiter is self.arbiter]
+            assert not [hold for hold in tuple(held.values()) if hold._arbiter is self.arbiter]
 
 
 def run_histories(monkeypatch, examples: int, steps: int) -> None:
-    monkeypatch.setattr(coexistence.arbiter, "_REAP_INTERVAL_S", 0.002)
+    for module in (coexistence.arbiter, coexistence.mailbox):
+        monkeypatch.setattr(module, "REAP_INTERVAL_S", 0.002)
     run_state_machine_as_test(
         ArbiterMachine,
         settings=settings(

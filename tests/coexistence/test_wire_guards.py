@@ -24,7 +24,7 @@ from coexistence import (
     WireDisconnected,
     WouldDeadlock,
 )
-from coexistence.arbiter import waiting_parties
+from coexistence.parties import waiting_parties
 
 
 def test_guard_writes_reads_and_queries(instrument, port):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from bluesky.utils import maybe_await
 
-from coexistence.arbiter import Arbiter, Rank
+from coexistence.arbiter import Arbiter
 from coexistence.config import DualConfig
+from coexistence.hold import Rank
 from plans.shadow import shadowed
 from profiles.bridge import UnifiedMeasurement
 from profiles.session import Session
