@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 import pytest
+from event_model import compose_run
 
 from catalog import CatalogSession, original_documents
 from catalog.directory import CatalogState, DataDirectory
@@ -90,6 +91,50 @@ def deliver(served, run) -> Any:
         served.journal(name, document)
     served.wait_delivered(uid, timeout=90.0)
     return served.catalog()[uid]
+
+
+class FilmedRun:
+    """A run whose column `frames` lies in a file of its own, journalled step by step.
+
+    `frames` is an array of what each event has, `chunk` the shape of one frame in the file: the same unless given.
+    """
+
+    def __init__(
+        self, served, file: Path, frames: np.ndarray, *, chunk=None, dataset: str | None = None, **keys: Any
+    ) -> None:
+        self._served = served
+        self._run = compose_run()
+        self.uid = self._run.start_doc["uid"]
+        shape = list(frames.shape[1:])
+        key = {"source": "camera", "dtype": "array", "dtype_numpy": frames.dtype.str, "shape": shape}
+        columns = {"frames": {**key, "external": "STREAM:"}, **keys}
+        self._stream = self._run.compose_descriptor(name="primary", data_keys=columns)
+        parameters = {"chunk_shape": (1, *(chunk or shape))}
+        self._file = self._run.compose_stream_resource(
+            mimetype="application/x-hdf5" if dataset else "application/x-zarr",
+            uri=f"file://localhost{file}",
+            data_key="frames",
+            parameters={"dataset": dataset, **parameters} if dataset else parameters,
+        )
+        served.journal("start", self._run.start_doc)
+        served.journal("descriptor", self._stream.descriptor_doc)
+        served.journal("stream_resource", self._file.stream_resource_doc)
+
+    def announce(self, begin: int, end: int) -> None:
+        """Tell that the file has the frames of these events."""
+        numbers = {"start": begin + 1, "stop": end + 1}
+        datum = self._file.compose_stream_datum(indices={"start": begin, "stop": end}, seq_nums=numbers)
+        self._served.journal("stream_datum", {**datum, "descriptor": self._stream.descriptor_doc["uid"]})
+
+    def measure(self, **data: Any) -> None:
+        """Emit an event with the other columns."""
+        event = self._stream.compose_event(data=data, timestamps=dict.fromkeys(data, 0.0))
+        self._served.journal("event", event)
+
+    def end(self) -> None:
+        """End the run and wait until it is in the catalog."""
+        self._served.journal("stop", self._run.compose_stop())
+        self._served.wait_delivered(self.uid, timeout=60.0)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import zarr
 from bluesky.plans import count
-from catalog_helpers import wait_until
-from event_model import compose_run
+from catalog_helpers import FilmedRun, wait_until
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
 from ophyd_async.sim import PatternGenerator, SimBlobDetector
 
@@ -66,24 +65,10 @@ def zarr_frames(tmp_path_factory):
 
 def test_frames_in_a_zarr_array_are_served_and_have_checksums(served, zarr_frames):
     frames, folder = zarr_frames
-    composed = compose_run()
-    data_key = {"source": "camera", "dtype": "array", "dtype_numpy": "<u2", "shape": [4, 5], "external": "STREAM:"}
-    described = composed.compose_descriptor(name="primary", data_keys={"frames": data_key})
-    resource = composed.compose_stream_resource(
-        mimetype="application/x-zarr",
-        uri=f"file://localhost{folder}",
-        data_key="frames",
-        parameters={"chunk_shape": (1, 4, 5)},
-    )
-    served.journal("start", composed.start_doc)
-    served.journal("descriptor", described.descriptor_doc)
-    served.journal("stream_resource", resource.stream_resource_doc)
-    span = {"start": 0, "stop": 3}
-    datum = resource.compose_stream_datum(indices=span, seq_nums={"start": 1, "stop": 4})
-    served.journal("stream_datum", {**datum, "descriptor": described.descriptor_doc["uid"]})
-    served.journal("stop", composed.compose_stop())
-    uid = composed.start_doc["uid"]
-    served.wait_delivered(uid, timeout=60.0)
+    run = FilmedRun(served, folder, frames)
+    run.announce(0, 3)
+    run.end()
+    uid = run.uid
     np.testing.assert_array_equal(served.catalog()[uid]["primary"]["frames"].read(), frames)
     wait_until(lambda: "checksums" in served.catalog()[uid].metadata, "the checksums", 20.0)
     assert verify_files(served.directory.root, uid) == []

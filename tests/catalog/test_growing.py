@@ -9,8 +9,7 @@ import traceback
 import h5py
 import numpy as np
 import pytest
-from catalog_helpers import NUMBER, documents, wait_until
-from event_model import compose_run
+from catalog_helpers import NUMBER, FilmedRun, documents, wait_until
 
 from catalog import open_catalog
 from catalog.encoding import as_json
@@ -168,41 +167,22 @@ def test_frames_are_read_as_far_as_events_tell_of_them_while_the_file_is_ahead(s
     events = np.arange(5 * 48, dtype="u2").reshape(5, *of_event)
     with h5py.File(tmp_path / "frames.h5", "w") as file:
         file.create_dataset("entry/data", data=events.reshape(-1, *of_file), chunks=(1, *of_file))
-    composed = compose_run()
-    uid = composed.start_doc["uid"]
-    image = {"source": "camera", "dtype": "array", "dtype_numpy": "<u2", "shape": [*of_event], "external": "STREAM:"}
-    described = composed.compose_descriptor(name="primary", data_keys={"image": image, "power": NUMBER})
-    resource = composed.compose_stream_resource(
-        mimetype="application/x-hdf5",
-        uri=f"file://localhost{tmp_path / 'frames.h5'}",
-        data_key="image",
-        parameters={"dataset": "entry/data", "chunk_shape": (1, *of_file)},
-    )
-    served.journal("start", composed.start_doc)
-    served.journal("descriptor", described.descriptor_doc)
-    served.journal("stream_resource", resource.stream_resource_doc)
-
-    def announce(begin, end):
-        datum = resource.compose_stream_datum(
-            indices={"start": begin, "stop": end}, seq_nums={"start": begin + 1, "stop": end + 1}
-        )
-        served.journal("stream_datum", {**datum, "descriptor": described.descriptor_doc["uid"]})
-
-    announce(0, 3)
+    run = FilmedRun(served, tmp_path / "frames.h5", events, chunk=of_file, dataset="entry/data", power=NUMBER)
+    uid = run.uid
+    run.announce(0, 3)
     for power in (0.5, 1.5, 2.5, 3.5):
-        served.journal("event", described.compose_event(data={"power": power}, timestamps={"power": 0.0}))
+        run.measure(power=power)
     catalog = served.catalog()
     wait_until(lambda: uid in catalog and "primary" in catalog[uid], "the stream")
     stream = catalog[uid]["primary"]
-    wait_until(lambda: {"image", "power"} <= set(stream) and stream["image"].shape[0] == 3, "what is announced")
+    wait_until(lambda: {"frames", "power"} <= set(stream) and stream["frames"].shape[0] == 3, "what is announced")
     wanted = events[:3]
-    np.testing.assert_array_equal(stream["image"].read(), wanted)
-    np.testing.assert_array_equal(stream["image"][-1], wanted[-1])
+    np.testing.assert_array_equal(stream["frames"].read(), wanted)
+    np.testing.assert_array_equal(stream["frames"][-1], wanted[-1])
     data = stream.read()
     assert data["power"].values.tolist() == [0.5, 1.5, 2.5]
-    np.testing.assert_array_equal(data["image"], wanted)
+    np.testing.assert_array_equal(data["frames"], wanted)
     assert stream.read(["power"])["power"].values.tolist() == [0.5, 1.5, 2.5, 3.5]
-    announce(3, 4)
-    served.journal("stop", composed.compose_stop())
-    served.wait_delivered(uid, timeout=60.0)
-    np.testing.assert_array_equal(catalog[uid]["primary"]["image"].read(), events[:4])
+    run.announce(3, 4)
+    run.end()
+    np.testing.assert_array_equal(catalog[uid]["primary"]["frames"].read(), events[:4])

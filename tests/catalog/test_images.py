@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 from bluesky.plans import count
-from event_model import compose_run
+from catalog_helpers import FilmedRun
 from ophyd.sim import SynSignal
 
 from catalog import export_nexus, export_run, open_catalog
@@ -63,26 +63,10 @@ def stacked(served, tmp_path_factory):
     path = tmp_path_factory.mktemp("stack") / "frames.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("entry/data", data=frames, chunks=(1, 20, 20))
-    composed = compose_run()
-    data_key = {"source": "camera", "dtype": "array", "dtype_numpy": "<u4", "shape": [20, 20], "external": "STREAM:"}
-    described = composed.compose_descriptor(name="primary", data_keys={"frames": data_key})
-    resource = composed.compose_stream_resource(
-        mimetype="application/x-hdf5",
-        uri=f"file://localhost{path}",
-        data_key="frames",
-        parameters={"dataset": "entry/data", "chunk_shape": (1, 20, 20)},
-    )
-    served.journal("start", composed.start_doc)
-    served.journal("descriptor", described.descriptor_doc)
-    served.journal("stream_resource", resource.stream_resource_doc)
-    datum = resource.compose_stream_datum(
-        indices={"start": 0, "stop": FRAMES}, seq_nums={"start": 1, "stop": FRAMES + 1}
-    )
-    served.journal("stream_datum", {**datum, "descriptor": described.descriptor_doc["uid"]})
-    served.journal("stop", composed.compose_stop())
-    uid = composed.start_doc["uid"]
-    served.wait_delivered(uid, timeout=60.0)
-    return uid, frames
+    run = FilmedRun(served, path, frames, dataset="entry/data")
+    run.announce(0, FRAMES)
+    run.end()
+    return run.uid, frames
 
 
 def test_rows_and_columns_of_square_images_have_names_of_their_own(served, measured):
