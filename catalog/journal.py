@@ -492,13 +492,45 @@ def find_journal(data_dir: str | os.PathLike[str], uid: str) -> Path:
             return path
         if uid and (delivered := directory.delivered_journal_of(uid)):
             return delivered
-        for folder in (*directory.delivered_folders(), directory.journals):
-            for candidate in _journals_in(folder):
-                if uid and candidate.name.startswith(quote(uid, safe="")):
-                    found[uid_of_journal(candidate)] = candidate
+        for candidate in _journals(directory):
+            if uid and candidate.name.startswith(quote(uid, safe="")):
+                found[uid_of_journal(candidate)] = candidate
     if len(found) != 1:
         raise UnknownRun(uid, directory.root, sorted(found))
     return found.popitem()[1]
+
+
+def recorded_runs(data_dir: str | os.PathLike[str], since: float | None = None) -> list[str]:
+    """Return the uids of all runs that have a journal, those first whose journal was written last.
+
+    For :func:`read_run`, which finds a journal that is compressed meanwhile.
+
+    Parameters
+    ----------
+    data_dir : path
+        The data directory.
+    since : float, optional
+        Leave out what was last written before this time, in seconds since 1970: runs that began later are all there.
+
+    Raises
+    ------
+    DataDirectoryError
+        The directory cannot be read.
+    """
+    directory = DataDirectory.at(data_dir)
+    written: dict[str, float] = {}
+    with directory.access():
+        for path in _journals(directory):
+            with contextlib.suppress(FileNotFoundError):  # compressed just now, which comes later
+                written[uid_of_journal(path)] = path.stat().st_mtime
+    return sorted((uid for uid, at in written.items() if since is None or at >= since), key=lambda uid: -written[uid])
+
+
+def _journals(directory: DataDirectory) -> Iterator[Path]:
+    """Yield the journals, delivered ones last: of a run that is delivered meanwhile both are seen, and never none."""
+    yield from _journals_in(directory.journals)
+    for folder in directory.delivered_folders():
+        yield from _journals_in(folder)
 
 
 def _journals_in(folder: Path) -> list[Path]:
@@ -564,7 +596,8 @@ def compress_journal(directory: DataDirectory, path: Path) -> Path:
     The compressed file is complete and on the disk before the plain one goes, so that a crash at any moment
     leaves at least one of them.
     """
-    month = time.strftime("%Y-%m", time.localtime(path.stat().st_mtime))
+    written = path.stat()
+    month = time.strftime("%Y-%m", time.localtime(written.st_mtime))
     folder = directory.journals / month
     folder.mkdir(exist_ok=True)
     target = folder / (path.name + ".gz")
@@ -576,6 +609,7 @@ def compress_journal(directory: DataDirectory, path: Path) -> Path:
                     packed.write(block)
             sink.flush()
             sync_descriptor(sink.fileno())
+        os.utime(draft, ns=(written.st_atime_ns, written.st_mtime_ns))
         draft.rename(target)
         sync_folder(folder)
     path.unlink()

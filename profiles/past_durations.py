@@ -9,9 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from catalog import read_journal
-from catalog.directory import DataDirectory
-from catalog.errors import JournalError
+from catalog.errors import CatalogError
+from catalog.journal import read_run, recorded_runs
 
 MOST_JOURNALS = 50
 
@@ -41,15 +40,15 @@ def past_points(data_dir: Path, plan: str, devices: set[str]) -> PastPoints | No
     devices
         Names of its detectors and movers.
     """
-    for path in _newest_journals(data_dir):
+    for uid in recorded_runs(data_dir)[:MOST_JOURNALS]:
         try:
-            documents = read_journal(path)
+            documents = read_run(data_dir, uid)
             _, start = next(documents)
             used = {*start.get("detectors", ()), *start.get("motors", ())}
             if start.get("plan_name") != plan or used != devices:
                 continue
             times = _point_times(documents)
-        except (JournalError, OSError, StopIteration, ValueError):
+        except (CatalogError, OSError, StopIteration, ValueError):
             continue
         if len(times) >= 3:
             typical = statistics.median(later - earlier for earlier, later in pairwise(times))
@@ -66,14 +65,3 @@ def _point_times(documents: Iterator[tuple[str, Any]]) -> list[float]:
         elif name == "event" and document["descriptor"] in primary:
             times.append(document["time"])
     return times
-
-
-def _newest_journals(data_dir: Path) -> list[Path]:
-    directory = DataDirectory(data_dir)
-    found = [
-        path
-        for folder in (directory.journals, *directory.delivered_folders())
-        for pattern in ("*.jsonl", "*.jsonl.gz")
-        for path in folder.glob(pattern)
-    ]
-    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)[:MOST_JOURNALS]

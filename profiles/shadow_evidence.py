@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from catalog import UnknownRun, find_journal, read_journal
-from catalog.directory import DataDirectory
+from catalog import UnknownRun, find_journal
+from catalog.directory import DataDirectory, uid_of_journal
 from catalog.errors import CatalogError, NoCatalog
+from catalog.journal import read_run, recorded_runs
 from coexistence.config import Generation
 from coexistence.migration.evidence import Evidence, SignalEvidence, Verdict, write_evidence
 from plans.shadow import SHADOW_STREAM, Comparison, Pairs, Tolerance, compare, compare_texts, row_columns
@@ -143,15 +145,16 @@ def shadowed_instruments(
     directory = DataDirectory.at(data_dir)
     if not directory.journals.is_dir():
         raise NoCatalog(Path(data_dir))
-    paths = [find_journal(data_dir, run)] if run is not None else list(_journals_since(directory, since))
+    uids = recorded_runs(data_dir, since) if run is None else [uid_of_journal(find_journal(data_dir, run))]
     found: Found = {}
-    for path in paths:
-        _collect(path, found, since)
+    for uid in reversed(uids):
+        with contextlib.suppress(UnknownRun):  # removed since it was listed
+            _collect(data_dir, uid, found, since)
     latest: dict[str, ShadowedInstrument] = {}
     for instrument in sorted(found.values(), key=lambda instrument: (not instrument.simulated, instrument.latest)):
         latest[instrument.original] = instrument
     if not latest:
-        raise NoShadow(Path(data_dir), len(paths))
+        raise NoShadow(Path(data_dir), len(uids))
     return list(latest.values())
 
 
@@ -209,20 +212,11 @@ def _absolute(comparison: Comparison, instrument: ShadowedInstrument) -> float |
     return None if signal.is_text else comparison.tolerance.for_pairs(signal.pairs)
 
 
-def _journals_since(directory: DataDirectory, since: float | None) -> Iterator[Path]:
-    folders = [directory.journals, *directory.delivered_folders()]
-    for folder in folders:
-        for path in sorted(folder.glob("*.jsonl*")):
-            # A journal is written to after its run began, never before.
-            if since is None or path.stat().st_mtime >= since:
-                yield path
-
-
-def _collect(path: Path, found: Found, since: float | None) -> None:
+def _collect(data_dir: str | os.PathLike[str], uid: str, found: Found, since: float | None) -> None:
     """Add the rows of one run to what was found."""
     start: Mapping[str, Any] = {}
     descriptors: dict[str, list[tuple[Signal, str]]] = {}
-    for name, document in _documents(path):
+    for name, document in read_run(data_dir, uid):
         if name == "start":
             if not document.get("shadow") or (since is not None and document["time"] < since):
                 return
@@ -231,16 +225,6 @@ def _collect(path: Path, found: Found, since: float | None) -> None:
             descriptors[document["uid"]] = list(_signals_of(start, document, found))
         elif name == "event" and document["descriptor"] in descriptors:
             _take_row(document, descriptors[document["descriptor"]], f"{start['uid'][:8]}:{document['seq_num']}")
-
-
-def _documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the documents of a journal; it may have been compressed since it was listed."""
-    try:
-        yield from read_journal(path)
-    except FileNotFoundError:
-        yield from read_journal(find_journal(path.parent.parent, path.name.split(".")[0]))
-    except UnknownRun:
-        return
 
 
 def _signals_of(

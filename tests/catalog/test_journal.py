@@ -35,8 +35,8 @@ from catalog import (
 )
 from catalog import journal as journal_module
 from catalog.compact import compact
-from catalog.directory import DataDirectory
-from catalog.journal import JournalTail, compress_journal
+from catalog.directory import DataDirectory, uid_of_journal
+from catalog.journal import JournalTail, compress_journal, recorded_runs
 from catalog.locking import is_locked
 
 
@@ -200,6 +200,36 @@ def test_a_compressed_journal_reads_the_same_and_is_found(journal, data_dir):
     assert find_journal(data_dir, "a" * 8) == packed
     assert original_documents(data_dir, "aaaa") == before
     assert gzip.decompress(packed.read_bytes()).count(b"\n") == 2
+
+
+def test_each_run_is_listed_once_whatever_its_journal_becomes_meanwhile(journal, data_dir, monkeypatch):
+    directory = DataDirectory.at(data_dir)
+    for run in ("a" * 8, "b" * 8, "c" * 8):
+        journal("start", start(run))
+        journal("stop", stop(run))
+    os.utime(find_journal(data_dir, "c" * 8), (2e9, 2e9))
+    os.utime(find_journal(data_dir, "b" * 8), (1e9, 1e9))
+    month = compress_journal(directory, find_journal(data_dir, "a" * 8)).parent
+    (month / f"{'b' * 8}.jsonl.gz.new").write_bytes(b"\x1f\x8b")
+    (directory.journals / f"{'a' * 8}.jsonl.replayed").write_bytes(b"")
+    assert recorded_runs(data_dir) == ["c" * 8, "a" * 8, "b" * 8]
+    assert recorded_runs(data_dir, since=1.5e9) == ["c" * 8, "a" * 8]
+
+    look = journal_module._journals_in
+
+    def look_and_then_compress(folder):
+        found = look(folder)
+        if directory.journal_of("b" * 8).exists():
+            compress_journal(directory, directory.journal_of("b" * 8))
+        return found
+
+    for list_runs in (recorded_runs, lambda _: [uid_of_journal(find_journal(data_dir, "bb"))]):
+        with monkeypatch.context() as patch:
+            patch.setattr(journal_module, "_journals_in", look_and_then_compress)
+            assert "b" * 8 in list_runs(data_dir)
+        compressed = directory.delivered_journal_of("b" * 8)
+        (directory.journals / f"{'b' * 8}.jsonl").write_bytes(gzip.decompress(compressed.read_bytes()))
+        compressed.unlink()
 
 
 def test_a_tail_reads_whole_lines_as_they_come(journal, data_dir):

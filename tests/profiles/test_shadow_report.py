@@ -1,6 +1,7 @@
 """From runs with shadow readings to verdicts, pictures and evidence, as a user asks for them."""
 
 import json
+import os
 import time
 
 import numpy as np
@@ -9,8 +10,10 @@ from bluesky import RunEngine
 from bluesky.plan_stubs import null
 from bluesky.plans import count
 
-from catalog import Journal
+from catalog import Journal, find_journal
+from catalog.directory import DataDirectory
 from catalog.errors import ExportError
+from catalog.journal import compress_journal
 from coexistence.config import DualConfig
 from coexistence.migration.evidence import evidence
 from plans.shadow import shadowed
@@ -123,6 +126,27 @@ def test_faults_are_told_and_are_evidence_against(tmp_path, capsys):
     found = evidence(tmp_path, "power")
     assert found.verdict == "different"
     assert "power_power: its scale is 1.0" in found.reason
+
+
+def test_a_run_that_is_compressed_just_now_counts_once(sound):
+    data_dir, uids = sound
+    (before,) = shadowed_instruments(data_dir)
+    directory = DataDirectory.at(data_dir)
+    plain = find_journal(data_dir, uids[0])
+    kept, written = plain.read_bytes(), plain.stat()
+    packed = compress_journal(directory, plain)
+    draft = packed.with_name(packed.name + ".new")
+    draft.write_bytes(packed.read_bytes()[:100])
+    plain.write_bytes(kept)
+    os.utime(plain, ns=(written.st_atime_ns, written.st_mtime_ns))
+    try:
+        (meanwhile,) = shadowed_instruments(data_dir)
+    finally:
+        draft.unlink()
+        packed.unlink()
+    assert meanwhile.runs == before.runs == uids
+    counted = [len(each.signals["power_power"].pairs.original) for each in (before, meanwhile)]
+    assert counted[0] == counted[1] > 0
 
 
 def test_columns_have_tolerances_of_their_own(tmp_path, capsys):
