@@ -90,8 +90,8 @@ def verify(
 ) -> Iterator[tuple[str, list[Difference | FileProblem | NotCompared]]]:
     """Compare delivered runs with their journals, and their files with the checksums; yield uids and what differs.
 
-    A damaged journal, or a run that the server cannot give, is told like a difference, and the runs after it are
-    compared all the same. Files whose checksums the daemon is still to compute are passed over.
+    A damaged journal, or a run that the server cannot give or does not have yet, is told like a difference, and the
+    runs after it are compared all the same. Files whose checksums the daemon is still to compute are passed over.
 
     Parameters
     ----------
@@ -115,6 +115,12 @@ def verify(
     for path in paths:
         uid = uid_of_journal(path)
         differences: list[Difference | FileProblem | NotCompared] = []
+        if path.suffix != ".gz":
+            yield (
+                uid,
+                [NotCompared("run", "it goes on or is still to be delivered, see tandem catalog status")],
+            )
+            continue
         try:
             differences += (
                 compare_run(directory.root, catalog[uid]) if uid in catalog else [Difference("run", uid, None)]

@@ -52,13 +52,13 @@ class NotCompared:
 
     Attributes
     ----------
-    what : "journal", "catalog" or "checksums"
+    what : "run", "journal", "catalog" or "checksums"
         What could not be read.
     reason : str
         Why.
     """
 
-    what: Literal["journal", "catalog", "checksums"]
+    what: Literal["run", "journal", "catalog", "checksums"]
     reason: str
 
     def __str__(self) -> str:

@@ -73,8 +73,9 @@ def verify(data_dir: Path, runs: Sequence[str], *, files: bool = True, json_outp
                 for each in differences
             ]
             troubled_files = troubled_files or any(damaged)
-            if any(isinstance(each, NotCompared) and each.what == "journal" for each in differences):
-                troubled_journals = True
+            unread = {each.what for each in differences if isinstance(each, NotCompared)}
+            if unread & {"journal", "run"}:
+                troubled_journals = troubled_journals or "journal" in unread
                 what = "Run {} cannot be compared:"
             elif all(damaged):
                 what = "The files of run {} are not what they were:"

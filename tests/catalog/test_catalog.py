@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import bluesky.plan_stubs as bps
@@ -518,6 +519,22 @@ def test_verify_and_replay_mend_the_catalog(RE, served, devices):
         served.wait_delivered(uid)
     assert [differences for _, differences in maintenance.verify(root, [damaged, lost, whole])] == [[], [], []]
     leave_daemon(root)
+
+
+def test_a_run_that_goes_on_is_not_compared_and_no_reason_to_write_it_again(served, capsys):
+    uid = str(uuid.uuid4())
+    served.journal("start", {"uid": uid, "time": time.time(), "plan_name": "count"})
+    try:
+        assert catalog_care.verify(served.directory.root, [uid], json_output=False) == 1
+    finally:
+        served.journal(
+            "stop", {"uid": str(uuid.uuid4()), "run_start": uid, "time": time.time(), "exit_status": "success"}
+        )
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"Run {uid} cannot be compared: the run cannot be read: it goes on or is still to be delivered" in told
+    assert "replay" not in told
+    served.wait_delivered(uid)
+    assert [differences for _, differences in maintenance.verify(served.directory.root, [uid])] == [[]]
 
 
 def test_a_run_whose_journal_is_damaged_stays_in_the_catalog(RE, served, devices, capsys):
