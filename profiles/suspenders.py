@@ -62,6 +62,7 @@ class SignalSuspender(ABC):
         self._good = asyncio.Event()
         self._reason = "no value yet"
         self._trips_reported = 0
+        self._untold = False
         self._good_since: float | None = None
 
     @abstractmethod
@@ -94,6 +95,7 @@ class SignalSuspender(ABC):
 
     def get_futures(self) -> tuple[list[Callable[[], Any]], str]:
         """Return what a plan that is about to begin has to wait for, and why; the RunEngine calls this."""
+        self._untold = False  # by what is returned; of a trip from here on, the plan is told when it runs
         return ([self._good.wait], self._justification()) if self.tripped else ([], "")
 
     def __repr__(self) -> str:
@@ -146,7 +148,9 @@ class SignalSuspender(ABC):
             if self._good.is_set() or not self._trips_reported:
                 self._good.clear()
                 self._trips_reported += 1
-                self._suspend()
+                self._untold = True
+                logger.info("%s suspends plans: %s", self.signal.name, trouble)
+            self._suspend()
             return
         now = time.monotonic()
         if self._good_since is None:
@@ -158,9 +162,10 @@ class SignalSuspender(ABC):
                 logger.info("%s is good again; suspended plans go on", self.signal.name)
 
     def _suspend(self) -> None:
-        logger.info("%s suspends plans: %s", self.signal.name, self._reason)
+        """Suspend the plan, if one runs that knows nothing of the trip: it was about to begin then, or paused."""
         run_engine = self._run_engine
-        if run_engine is not None and run_engine.state.is_running:
+        if self._untold and run_engine is not None and run_engine.state.is_running:
+            self._untold = False
             run_engine.request_suspend(
                 self._good.wait,
                 pre_plan=self._pre_plan,

@@ -1,6 +1,6 @@
 """What a session adds to plans: baseline, suspenders, and the rule that no event is recorded twice."""
 
-import itertools
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -159,40 +159,50 @@ def level(request: pytest.FixtureRequest, session: Session):
     return signal, lambda value: call_in_bluesky_event_loop(put(value))
 
 
-def scan_with(session: Session, at_event: dict, points: int = 5) -> list[dict]:
-    """Scan, doing something when an event of a number has come; return the events."""
-
-    def act(name: str, document: dict) -> None:
-        if name == "event" and document["seq_num"] in at_event:
-            threading.Thread(target=at_event.pop(document["seq_num"])).start()
-
-    plan = bp.scan([session.devices.power_v4], session.devices.axis, 0, 4, points)
-    result = session.RE(plan, act)
-    assert result.exit_status == "success"
-    return events_of(session, result.run_start_uids[0])
-
-
 @pytest.mark.usefixtures("no_baseline")
 @pytest.mark.parametrize("bad", [0.0, float("nan")])
 def test_a_bad_value_suspends_and_a_good_one_goes_on(session: Session, level, bad: float, wait_for):
     signal, put = level
-    suspends = session.suspend_when(signal, below=1.0, period_s=0.1)
+    waits, goes_on, events = threading.Event(), threading.Event(), []
+    suspends = session.suspend_when(signal, below=1.0, period_s=0.1, pre_plan=lambda: waits.set() or [])
     assert not suspends.tripped
-    suspended_for = []
+    stood_at = []
 
     def spoil() -> None:
         put(bad)
-        wait_for(lambda: suspends.tripped)
-        began = time.monotonic()
-        time.sleep(0.3)  # the plan has to wait this long
+        if waits.wait(20.0) and suspends.tripped:
+            stood_at.append(len(events))
+            time.sleep(0.3)
+            stood_at.append(len(events))
+        goes_on.set()
         put(2.0)
-        suspended_for.append(time.monotonic() - began)
 
-    events = scan_with(session, {2: spoil}, points=20)
-    assert [event["seq_num"] for event in events] == list(range(1, 21))
-    gaps = [later["time"] - earlier["time"] for earlier, later in itertools.pairwise(events)]
-    assert max(gaps) > 0.25
-    assert suspended_for
+    def plan():
+        yield from bps.open_run()
+        while not goes_on.is_set():
+            yield from bps.checkpoint()
+            yield from bps.trigger_and_read([session.devices.power_v4])
+        for _ in range(3):
+            yield from bps.checkpoint()
+            yield from bps.trigger_and_read([session.devices.power_v4])
+        yield from bps.close_run()
+
+    spoiling = threading.Thread(target=spoil)
+
+    def note(_: str, event: dict) -> None:
+        events.append(event["seq_num"])
+        if event["seq_num"] == 2:
+            spoiling.start()
+
+    result = session.RE(plan(), {"event": note})
+    spoiling.join()
+    assert result.exit_status == "success"
+    assert stood_at, "the plan was not suspended"
+    before, after = stood_at
+    assert before == after, "measured while suspended"
+    recorded = [event["seq_num"] for event in events_of(session, result.run_start_uids[0])]
+    assert recorded == list(range(1, len(events) + 1))
+    assert len(recorded) >= after + 3
 
 
 @pytest.mark.usefixtures("no_baseline")
@@ -200,10 +210,86 @@ def test_a_plan_that_begins_while_a_suspender_is_tripped_waits(session: Session,
     signal, put = level
     put(0.0)
     session.suspend_when(signal, below=1.0, period_s=0.05)
-    threading.Timer(0.3, put, [2.0]).start()
-    began = time.monotonic()
+    released_at = []
+
+    def release() -> None:
+        wait_for(lambda: session.RE.state == "running", timeout=20)
+        time.sleep(0.2)
+        released_at.append(time.monotonic())
+        put(2.0)
+
+    releasing = threading.Thread(target=release)
+    releasing.start()
     assert session.RE(bps.null()).exit_status == "success"
-    assert time.monotonic() - began > 0.2
+    assert released_at, "it did not wait"
+    releasing.join()
+
+
+@pytest.fixture
+def suspended() -> threading.Event:
+    """Return what is set once a plan is suspended."""
+    return threading.Event()
+
+
+@pytest.fixture
+def watched_level(suspended: threading.Event) -> tuple[Signal, SuspendBelow]:
+    """Return a signal, and a suspender on it that was never tripped."""
+    signal = Signal(name="level", value=5.0)
+    return signal, SuspendBelow(signal, 1.0, period_s=0.05, pre_plan=lambda: suspended.set() or [])
+
+
+def points_until(suspended: threading.Event):
+    """Go on until the plan is suspended, or for 20 s."""
+    deadline = time.monotonic() + 20.0
+    while not suspended.is_set() and time.monotonic() < deadline:
+        yield from bps.checkpoint()
+        yield from bps.sleep(0.01)
+
+
+def good_again_after(suspended: threading.Event, signal: Signal) -> threading.Thread:
+    thread = threading.Thread(target=lambda: suspended.wait(20.0) and signal.put(5.0))
+    thread.start()
+    return thread
+
+
+def test_a_plan_is_suspended_by_a_trip_in_the_moment_in_which_it_begins(watched_level, suspended, wait_for):
+    signal, suspends = watched_level
+
+    @contextlib.contextmanager
+    def tripping(_: RunEngine) -> Iterator[None]:
+        # The RunEngine has asked the suspender what to wait for, and does not run the plan yet.
+        signal.put(0.0)
+        wait_for(lambda: suspends.tripped)
+        yield
+
+    run_engine = RunEngine({}, context_managers=[tripping])
+    run_engine.install_suspender(suspends)
+    ending = good_again_after(suspended, signal)
+    run_engine(points_until(suspended))
+    ending.join()
+    run_engine.clear_suspenders()
+    assert suspended.is_set()
+
+
+def test_a_plan_that_was_paused_is_suspended_by_a_trip_of_meanwhile(watched_level, suspended, wait_for):
+    signal, suspends = watched_level
+    run_engine = RunEngine({}, context_managers=[])
+    run_engine.install_suspender(suspends)
+
+    def plan():
+        yield from bps.checkpoint()
+        yield from bps.pause()
+        yield from points_until(suspended)
+
+    with pytest.raises(RunEngineInterrupted):
+        run_engine(plan())
+    signal.put(0.0)
+    wait_for(lambda: suspends.tripped)
+    ending = good_again_after(suspended, signal)
+    run_engine.resume()
+    ending.join()
+    run_engine.clear_suspenders()
+    assert suspended.is_set()
 
 
 @pytest.mark.usefixtures("no_baseline")
