@@ -12,7 +12,7 @@ from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.errors import CoexistenceError, WireDisconnected, WireInUse
 from devices import registry
 from devices.dialogue import Dialogue
-from devices.protocols.conversation import Conversation
+from devices.protocols.conversation import Answer, Ask, Conversation
 from devices.protocols.errors import ProtocolError
 from profiles.acceptance import only_questions
 from profiles.hardware import connection_of
@@ -97,7 +97,7 @@ def identify(
             speed = f" at {options['baud_rate']} baud" if "baud_rate" in options else ""
             tell(f"asking {again}as {name}{speed} ...")
             if found := _identified(wire_key, wire, name, options, patience, tell, config):
-                return found
+                return found if type_name or wire_key != "serial_port" else [_by_its_name(each) for each in found]
     return []
 
 
@@ -146,6 +146,35 @@ def _ask(name: str, options: dict[str, Any], connection: Connection) -> str | No
         raise
     except (ProtocolError, CoexistenceError):
         return None
+
+
+def _by_its_name(found: Identified) -> Identified:
+    """Return the type whose name an identity has: the instrument may have been too slow when it was asked as that."""
+    if found.type != "ScpiInstrument":
+        return found
+    for name, options in _ON_SERIAL:
+        same_line = options.get("baud_rate") == found.options.get("baud_rate")
+        if name != found.type and same_line and _is_answer_of(name, options, found.identity):
+            return Identified(name, found.identity, options)
+    return found
+
+
+def _is_answer_of(name: str, options: dict[str, Any], identity: str) -> bool:
+    """Whether a type that asks for the identity as SCPI instruments are asked would have taken this one for its own."""
+    protocol: Any = registry.check_options(name, options)
+    conversation = protocol.protocol().identify()
+    try:
+        step = next(conversation)
+        if not isinstance(step, Ask) or step.command.strip() != b"*IDN?":
+            return False
+        conversation.send(Answer(identity.encode("latin-1"), 0.0))
+    except StopIteration:
+        return True
+    except ProtocolError:
+        return False
+    finally:
+        conversation.close()
+    return False
 
 
 def _specific(name: str, identity: str) -> str:

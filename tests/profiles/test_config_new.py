@@ -211,13 +211,39 @@ def test_an_instrument_is_found_out_by_identity_questions_alone(
 
 def test_an_instrument_that_is_busy_is_asked_once_more(bench: SimulatedBench, wires: dict[str, str]):
     told: list[str] = []
-    bench.process.fault(Path(wires["stages"]).name, "late", count=None, delay_s=6.0)  # 0.6 s by our clock
+    line = Path(wires["stages"]).name
+
+    def late_when_asked_once_more(said: str) -> None:
+        told.append(said)
+        if "once more" in said:
+            bench.process.clear_faults()
+            bench.process.fault(line, "late", count=None, delay_s=4.0)  # 0.4 s by our clock
+
+    bench.process.fault(line, "silence", count=None)
     try:
-        found = identify("serial_port", wires["stages"], "ESP300", tell=told.append)
+        found = identify("serial_port", wires["stages"], "ESP300", tell=late_when_asked_once_more)
     finally:
         bench.process.clear_faults()
     assert [each.type for each in found] == ["ESP300"]
     assert told == ["asking as ESP300 ...", "asking once more as ESP300 ..."]
+
+
+def test_an_instrument_that_was_too_slow_for_its_own_type_is_not_taken_for_any_scpi_instrument(
+    bench: SimulatedBench, wires: dict[str, str]
+):
+    line = Path(wires["laser"]).name
+
+    def silent_as_a_laser(said: str) -> None:
+        bench.process.clear_faults()
+        if "MaiTai" in said:
+            bench.process.fault(line, "silence", count=None)
+
+    try:
+        (found,) = identify("serial_port", wires["laser"], tell=silent_as_a_laser)
+    finally:
+        bench.process.clear_faults()
+    assert (found.type, found.options) == ("MaiTai", {})
+    assert "MaiTai" in found.identity
 
 
 def test_a_module_of_a_bus_that_answers_too_late_is_asked_once_more(bench: SimulatedBench, wires: dict[str, str]):
