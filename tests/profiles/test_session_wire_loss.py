@@ -13,20 +13,21 @@ from bluesky import RunEngineInterrupted
 from catalog import find_journal, read_journal
 from coexistence.config import DualConfig
 from profiles.session import Session
+from profiles.wire_loss import WireWatch
 
 BENCH = {
     "application": {"baseline": False},
     "simulation": {"time_scale": 0.05},
     "v2": {
         "instruments": [
-            {"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.6},
-            {"id": "turn_v2", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "2", "timeout": 0.6},
+            {"id": "power_v2", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 1.5},
+            {"id": "turn_v2", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "2", "timeout": 1.5},
         ]
     },
     "v4": {
         "instruments": [
-            {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 0.6},
-            {"id": "turn_v4", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3", "timeout": 0.6},
+            {"id": "power_v4", "type": "Newport1830C", "serial_port": "/dev/ttyUSB0", "timeout": 1.5},
+            {"id": "turn_v4", "type": "Elliptec", "serial_port": "/dev/ttyUSB1", "address": "3", "timeout": 1.5},
         ]
     },
 }
@@ -45,32 +46,61 @@ def every_wire_is_there(session: Session, wait_for) -> Iterator[None]:
     yield
     for name in session.simulated.process.ports:
         session.simulated.process.replug(name)
-    wait_for(lambda: all(use.connected for use in session.resources.held()), timeout=10)
+    # A wire may wait for late replies before it lets anybody else ask.
+    wait_for(lambda: session.manager.check_health().healthy, timeout=20)
+
+
+@pytest.fixture
+def plan_waits(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Return what is set as soon as a plan waits for a wire."""
+    waits, wait_until_back = threading.Event(), WireWatch.wait_until_back
+
+    async def noted(watch: WireWatch, connections: set[str]) -> None:
+        waits.set()
+        await wait_until_back(watch, connections)
+
+    monkeypatch.setattr(WireWatch, "wait_until_back", noted)
+    return waits
 
 
 class Unplugger:
-    """Unplugs a wire when the run has an event of a number, and plugs it in again a little later."""
+    """Unplugs a wire when the run has an event of a number, and plugs it in again when `until` is set."""
 
-    def __init__(self, session: Session, device: str, at_event: int, *, delay_s: float = 0.0, away_s: float = 1.3):
+    def __init__(self, session: Session, device: str, at_event: int, until: threading.Event, *, delay_s: float = 0.0):
         ports = session.simulated.process.ports
         wire = session.instruments[device].config.wire
         self.name = next(name for name, path in ports.items() if path == wire)
-        self._session, self._at, self._delay, self._away = session, at_event, delay_s, away_s
+        self._session, self._at, self._until, self._delay = session, at_event, until, delay_s
+        self._unplugged = threading.Event()
         self._thread: threading.Thread | None = None
 
     def __call__(self, name: str, document: dict) -> None:
         if name == "event" and document["seq_num"] == self._at and self._thread is None:
-            self._thread = threading.Thread(target=self._unplug)
+            if not self._delay:
+                self._unplug()  # nothing is asked of the wire in between
+            self._thread = threading.Thread(target=self._go_on)
             self._thread.start()
 
     def _unplug(self) -> None:
-        time.sleep(self._delay)
         self._session.simulated.process.unplug(self.name)
-        time.sleep(self._away)
+        self._unplugged.set()
+
+    def _go_on(self) -> None:
+        if self._delay:
+            time.sleep(self._delay)
+            self._unplug()
+        self._until.wait(30.0)
         self._session.simulated.process.replug(self.name)
+
+    def step(self, detectors, motor, step):
+        """Take a point of a scan, the last one not before the wire is unplugged; for its `per_step`."""
+        while step == POSITIONS[-1] and not self._unplugged.is_set():
+            yield from bps.sleep(0.01)
+        yield from bps.one_1d_step(detectors, motor, step)
 
     def join(self) -> None:
         assert self._thread is not None, "nothing was unplugged"
+        assert self._until.is_set(), "nobody waited for the wire"
         self._thread.join()
 
 
@@ -88,9 +118,9 @@ def run_while(session: Session, plan, unplugger: Callable) -> list[dict]:
 
 
 @pytest.mark.parametrize(("lost", "mover"), [("power_v2", "turn_v4"), ("turn_v2", "turn_v2"), ("turn_v4", "turn_v4")])
-def test_every_point_is_in_the_run_exactly_once(session: Session, lost: str, mover: str, capsys):
+def test_every_point_is_in_the_run_exactly_once(session: Session, lost: str, mover: str, plan_waits, capsys):
     devices = session.devices
-    unplugger = Unplugger(session, lost, at_event=3)
+    unplugger = Unplugger(session, lost, 3, plan_waits)
     plan = bp.list_scan([devices.power_v2, devices.power_v4], devices[mover], POSITIONS)
     events = run_while(session, plan, unplugger)
     assert [event["seq_num"] for event in events] == [1, 2, 3, 4, 5, 6]
@@ -104,15 +134,16 @@ def test_every_point_is_in_the_run_exactly_once(session: Session, lost: str, mov
 
 
 @pytest.mark.parametrize("delay_s", [0.005, 0.02, 0.05])
-def test_a_wire_may_be_lost_at_any_moment_of_a_point(session: Session, delay_s: float):
+def test_a_wire_may_be_lost_at_any_moment_of_a_point(session: Session, delay_s: float, plan_waits):
     devices = session.devices
-    unplugger = Unplugger(session, "turn_v4", at_event=2, delay_s=delay_s)
-    events = run_while(session, bp.list_scan([devices.power_v4], devices.turn_v4, POSITIONS), unplugger)
+    unplugger = Unplugger(session, "turn_v4", 2, plan_waits, delay_s=delay_s)
+    plan = bp.list_scan([devices.power_v4], devices.turn_v4, POSITIONS, per_step=unplugger.step)
+    events = run_while(session, plan, unplugger)
     assert [event["seq_num"] for event in events] == [1, 2, 3, 4, 5, 6]
     assert [event["data"]["turn_v4"] for event in events] == pytest.approx(POSITIONS, abs=0.1)
 
 
-def test_events_between_two_checkpoints_are_not_repeated(session: Session):
+def test_events_between_two_checkpoints_are_not_repeated(session: Session, plan_waits):
     meters = [session.devices.power_v2, session.devices.power_v4]
 
     def plan():
@@ -122,7 +153,7 @@ def test_events_between_two_checkpoints_are_not_repeated(session: Session):
             yield from bps.trigger_and_read(meters)
         yield from bps.close_run()
 
-    events = run_while(session, plan(), Unplugger(session, "power_v2", at_event=3))
+    events = run_while(session, plan(), Unplugger(session, "power_v2", 3, plan_waits))
     assert [event["seq_num"] for event in events] == [1, 2, 3, 4, 5, 6]
 
 
@@ -134,9 +165,11 @@ def test_a_plan_that_cleared_its_checkpoint_gets_the_error(session: Session):
             yield from bps.trigger_and_read([session.devices.power_v4])
         yield from bps.close_run()
 
-    unplugger = Unplugger(session, "power_v4", at_event=2)
+    failed = threading.Event()
+    unplugger = Unplugger(session, "power_v4", 2, failed)
     with pytest.raises(Exception, match="ttyUSB0"):
         session.RE(plan(), unplugger)
+    failed.set()
     unplugger.join()
 
 
@@ -154,10 +187,11 @@ def test_an_error_that_has_nothing_to_do_with_wires_reaches_the_plan(session: Se
 
 
 def test_a_waiting_plan_can_be_aborted(session: Session, wait_for, capsys):
-    unplugger = Unplugger(session, "turn_v4", at_event=2, away_s=3.0)
+    aborted = threading.Event()
+    unplugger = Unplugger(session, "turn_v4", 2, aborted)
 
     def abort() -> None:
-        wait_for(lambda: "The plan waits for" in capsys.readouterr().err)
+        wait_for(lambda: "The plan waits for" in capsys.readouterr().err, timeout=20)
         session.RE.abort("enough")
 
     aborting = threading.Thread(target=abort)
@@ -166,13 +200,16 @@ def test_a_waiting_plan_can_be_aborted(session: Session, wait_for, capsys):
         session.RE(bp.list_scan([session.devices.power_v4], session.devices.turn_v4, POSITIONS), unplugger)
     aborting.join()
     assert session.RE.state == "idle"
+    aborted.set()
     unplugger.join()
 
 
 def test_without_the_suspender_the_plan_fails(data_dir: Path):
     config = DualConfig.from_mapping({**BENCH, "v2": {"instruments": []}})
     with Session.open(config, simulate=True, data_dir=data_dir, strict=True) as session:
-        unplugger = Unplugger(session, "power_v4", at_event=2)
+        failed = threading.Event()
+        unplugger = Unplugger(session, "power_v4", 2, failed)
         with pytest.raises(Exception, match="ttyUSB0"):
             session.RE(bp.list_scan([session.devices.power_v4], session.devices.turn_v4, POSITIONS), unplugger)
+        failed.set()
         unplugger.join()
