@@ -159,7 +159,7 @@ def test_a_shutter_that_others_have_opened_is_left_open(bench, laser, hardware: 
 
 
 def test_a_shutter_that_cannot_be_closed_is_told(bench, laser, caplog):
-    ours = laser(timeout=0.2)
+    ours = laser()
     ours.start(False)
     ours.open_shutter()
     bench.fault("laser", "busy")

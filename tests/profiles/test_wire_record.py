@@ -1,6 +1,7 @@
 """A run tells which of its points were troubled by the wires, and an untroubled one is as if nobody had looked."""
 
 import sys
+import threading
 from pathlib import Path
 
 import bluesky.plan_stubs as bps
@@ -16,12 +17,29 @@ from profiles.session import Session
 from profiles.wire_record import STREAM, WireRecord
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "coexistence"))
-from ptys import PtyInstrument
+from ptys import PtyInstrument, echo
+
+
+class LateInstrument(PtyInstrument):
+    """Keeps each reply to itself while it may not speak, and gives it once, too late, when it may again."""
+
+    def __init__(self, **options) -> None:
+        self.may_speak = threading.Event()
+        self.may_speak.set()
+        super().__init__(self._in_time, **options)
+
+    def _in_time(self, command: bytes) -> bytes | None:
+        self.may_speak.wait()
+        return echo(command)
+
+    def stop(self) -> None:
+        self.may_speak.set()
+        super().stop()
 
 
 @pytest.fixture
 def instrument(tmp_path):
-    with PtyInstrument(link=tmp_path / "meter") as instrument:
+    with LateInstrument(link=tmp_path / "meter") as instrument:
         yield instrument
 
 
@@ -53,17 +71,17 @@ def RE(resources, documents):  # noqa: N802 - the name everybody uses
 
 
 def patient_reading(port, instrument, times=2):
-    """A device whose driver asks again after a timeout, by when a silent instrument has answered, too late."""
+    """A device whose driver asks again after a timeout, by when the instrument may answer, too late."""
 
     def ask():
         for attempt in range(times):
             try:
-                return float(len(port.query(b"Q7?\n", owner="meter", timeout=0.02 if instrument.silent else 10.0)))
+                in_time = instrument.may_speak.is_set()
+                return float(len(port.query(b"Q7?\n", owner="meter", timeout=10.0 if in_time else 0.02)))
             except CommandTimeout:
                 if attempt == times - 1:
                     raise
-                instrument.silent = False
-                instrument.say(b"A7\n")
+                instrument.may_speak.set()
         return None
 
     return SynSignal(name="det", func=ask)
@@ -86,7 +104,8 @@ def lose_the_reply_of(port, instrument, points):
     taken = iter(range(1, 1000))
 
     def one_point(detectors):
-        instrument.silent = next(taken) in points
+        if next(taken) in points:
+            instrument.may_speak.clear()
         yield from bps.trigger_and_read(detectors)
 
     return one_point
@@ -132,7 +151,7 @@ def test_a_lost_and_found_wire_is_told(RE, port, instrument, documents, wait_for
 
 def test_what_ends_a_run_is_told_with_it(RE, port, instrument, documents):
     det = patient_reading(port, instrument, times=1)
-    instrument.silent = True
+    instrument.may_speak.clear()
     with pytest.raises(CommandTimeout, match="meter"):
         RE(count([det]))
     assert troubles(documents) == [("timeout", "meter", "", 0)]
@@ -148,7 +167,7 @@ def test_a_plan_that_leaves_its_run_open_is_no_exception(RE, port, instrument, d
         yield from bps.create("primary")
         yield from bps.trigger(det, wait=True)
 
-    instrument.silent = True
+    instrument.may_speak.clear()
     with pytest.raises(CommandTimeout, match="meter"):
         RE(careless())
     assert troubles(documents) == [("timeout", "meter", "", 0)]
@@ -167,7 +186,7 @@ def test_each_of_several_open_runs_has_its_own_account(RE, port, instrument, doc
     @bpp.set_run_key_decorator("inner")
     @bpp.run_decorator(md={"which": "inner"})
     def inner():
-        instrument.silent = True
+        instrument.may_speak.clear()
         yield from bps.trigger_and_read([det])
 
     result = RE(outer())
@@ -183,7 +202,7 @@ def test_a_rewound_point_tells_its_trouble_once_for_each_number(RE, port, instru
     def plan():
         yield from bps.open_run()
         yield from bps.checkpoint()
-        instrument.silent = True
+        instrument.may_speak.clear()
         yield from bps.trigger_and_read([det])
         if next(pauses, False):
             yield from bps.pause()
@@ -213,7 +232,7 @@ def test_what_a_monitor_says_takes_no_trouble_from_the_scan(RE, port, instrument
     det = patient_reading(port, instrument)
 
     def one_point(detectors):
-        instrument.silent = True
+        instrument.may_speak.clear()
         yield from bps.trigger(det, wait=True)
         watched.put(2.0)
         yield from bps.create("primary")
