@@ -70,32 +70,36 @@ class DocumentSource:
         descriptor = self._descriptors.get(event["descriptor"])
         if descriptor is None:
             return
-        for column, value in event["data"].items():
-            if "external" not in descriptor["data_keys"][column]:
-                self._publish(descriptor, column, value, event["timestamps"][column])
+        self._bridge.publish_together(
+            [
+                self._measurement(descriptor, column, value, event["timestamps"][column])
+                for column, value in event["data"].items()
+                if "external" not in descriptor["data_keys"][column]
+            ]
+        )
 
     def _take_frames(self, datum: Mapping[str, Any]) -> None:
         resource, descriptor = self._resources.get(datum["stream_resource"]), self._descriptors.get(datum["descriptor"])
         if resource is None or descriptor is None:
             return
         frames = FrameReference(resource["uri"], datum["indices"]["start"], datum["indices"]["stop"])
-        self._publish(descriptor, resource["data_key"], frames, descriptor["time"])
+        self._bridge.publish(self._measurement(descriptor, resource["data_key"], frames, descriptor["time"]))
 
-    def _publish(self, descriptor: Mapping[str, Any], column: str, value: Any, timestamp: float) -> None:
+    def _measurement(
+        self, descriptor: Mapping[str, Any], column: str, value: Any, timestamp: float
+    ) -> UnifiedMeasurement:
         run = self._runs.get(descriptor["run_start"], {})
         instrument, signal = self._columns[descriptor["uid"]].get(column, (column, ""))
         known = run.get("instruments", {}).get(instrument, {})
-        self._bridge.publish(
-            UnifiedMeasurement(
-                instrument,
-                signal,
-                value,
-                timestamp,
-                descriptor["data_keys"][column].get("units"),
-                known.get("generation"),
-                descriptor["run_start"],
-                descriptor.get("name", "primary"),
-            )
+        return UnifiedMeasurement(
+            instrument,
+            signal,
+            value,
+            timestamp,
+            descriptor["data_keys"][column].get("units"),
+            known.get("generation"),
+            descriptor["run_start"],
+            descriptor.get("name", "primary"),
         )
 
     def _forget(self, run: str) -> None:

@@ -313,6 +313,26 @@ def test_runs_tell_run_and_stream_and_nothing_twice():
     assert {item.generation for item in found if item.instrument == "power_v4"} == {"v4"}
 
 
+def test_no_measurement_of_an_event_is_late_for_another_one_of_it(bridge):
+    class Hesitating(dict):
+        def items(self):
+            for item in super().items():
+                yield item
+                time.sleep(0.2)  # more than the window
+
+    subscription = bridge.subscribe()
+    source = DocumentSource(bridge)
+    data_keys = {name: {"dtype": "number", "shape": [], "source": "x"} for name in ("fast", "slow")}
+    source("start", {"uid": "run", "time": 0.0})
+    source("descriptor", {"uid": "d", "run_start": "run", "name": "primary", "time": 0.0, "data_keys": data_keys})
+    now = time.time()
+    stamps = {"fast": now, "slow": now - 1.0}
+    source("event", {"uid": "e", "descriptor": "d", "data": Hesitating(fast=1.0, slow=2.0), "timestamps": stamps})
+    found, missed = collect(subscription, 2)
+    assert [item.value for item in found] == [2.0, 1.0]
+    assert missed == 0
+
+
 def test_a_taker_of_documents_is_given_none_before_it_is_connected(bridge):
     taken = []
     end = forward(bridge, lambda name, document: taken.append(name), after_s=3600.0)
