@@ -24,7 +24,7 @@ LONG_LIVED_THREADS = (
     "IPythonHistorySavingThread",
     "tqdm",
 )
-SETTLING_TIME_S = 2.0
+SETTLING_TIME_S = 10.0
 
 
 # Files whose tests use one catalog in turn, by group: a server costs ten seconds of processor time.
@@ -209,8 +209,13 @@ def no_process_left_behind() -> Iterator[None]:
     yield
 
     def leftovers() -> list[object]:
-        children = set(psutil.Process().children(recursive=True)) - before
-        return [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in set(psutil.Process().children(recursive=True)) - before if runs(child)]
+
+    def runs(child: psutil.Process) -> bool:
+        try:
+            return child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
 
     left = _wait_until_empty(leftovers)
     assert not left, f"processes left behind: {left}"
