@@ -27,8 +27,12 @@ LEAVING_S = 30  # a prompt is left in under 3 s; a busy machine may take longer
 
 ROTATOR = "[[v4.instruments]]\nid = 'turn'\ntype = 'Elliptec'\nserial_port = '/dev/a'\naddress = '3'\n"
 
+IN_MID_PLAN = "RE(print('go') or message for message in bps.sleep(60))"
+"""A plan that says when it runs."""
+
 LATE = """
 import time
+from pathlib import Path
 
 
 class LateDevice:
@@ -39,7 +43,8 @@ class LateDevice:
         self.name = name
 
     def connect(self):
-        time.sleep(%s)
+        while not Path(%r).exists():
+            time.sleep(0.05)
 
     def read(self):
         return {}
@@ -56,6 +61,7 @@ shutdown_timeout = 1.0
 [[v2.instruments]]
 id = "late"
 type = "late_device:LateDevice"
+connect_timeout = 60.0
 [[v2.instruments]]
 id = "gone"
 type = "Newport1830C"
@@ -238,9 +244,8 @@ def test_runs_are_measured_and_listed(shell: Shell):
 
 @pytest.mark.server
 def test_ctrl_c_at_the_prompt_pauses_and_leaving_aborts(shell: Shell):
-    shell.process.sendline("print('go'); RE(bps.sleep(60))")
+    shell.process.sendline(IN_MID_PLAN)
     shell.process.expect("\ngo")
-    time.sleep(0.3)
     shell.interrupt()
     shell.process.expect("deferred pause")
     time.sleep(0.3)  # the RunEngine takes two within a tenth of a second for one
@@ -258,9 +263,8 @@ def test_sigterm_ends_a_prompt_in_mid_plan(data_dir: Path, tmp_path: Path):
     bench.write_text(f"[catalog]\ndirectory = '{data_dir}'\n[simulation]\nalways = true\n{ROTATOR}")
     shell = Shell(tandem_shell("-c", bench), tmp_path / "home")
     try:
-        shell.process.sendline("print('go'); RE(bps.sleep(60))")
+        shell.process.sendline(IN_MID_PLAN)
         shell.process.expect("\ngo")
-        time.sleep(0.3)
         shell.process.kill(signal.SIGTERM)
         shell.process.expect(pexpect.EOF)
         shell.process.close()
@@ -270,7 +274,7 @@ def test_sigterm_ends_a_prompt_in_mid_plan(data_dir: Path, tmp_path: Path):
 
 
 def test_the_prompt_waits_for_nobody_and_other_shells_have_the_same(data_dir: Path, tmp_path: Path):
-    (tmp_path / "late_device.py").write_text(LATE % 6)
+    (tmp_path / "late_device.py").write_text(LATE % str(tmp_path / "here"))
     (tmp_path / "slow.toml").write_text(SLOW_BENCH)
     command = ["-m", "IPython", "--no-banner", "--no-confirm-exit", "--ext", "profiles.ipython"]
     # IPython takes its own directory off the path.
@@ -282,6 +286,7 @@ def test_the_prompt_waits_for_nobody_and_other_shells_have_the_same(data_dir: Pa
         assert "slow: 0 of 2 instruments" in banner
         assert "A line tells when late is there." in banner
         assert "late is still connecting" in shell.type("devices.late")
+        (tmp_path / "here").touch()
         assert "True" in shell.type("session.wait_connected(30)")
         assert "LateDevice" in shell.type("late")
         assert "'idle'" in shell.type("str(RE.state)")

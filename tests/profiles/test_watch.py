@@ -12,7 +12,7 @@ from rich.console import Console
 from coexistence.config import DualConfig
 from profiles.bridge import Missed, UnifiedMeasurement
 from profiles.bridge.documents import MeasurementDocuments
-from profiles.console import json_text
+from profiles.console import json_text, say
 from profiles.session import Session
 from profiles.watch import LiveColumn, sparkline, view, watch
 
@@ -70,11 +70,19 @@ def test_a_run_tells_its_uid_and_stream(session):
 
 
 def test_another_terminal_sees_it_and_the_instruments_rest_afterwards(session, capsys, monkeypatch):
-    monkeypatch.setattr("profiles.watch.HINT_AFTER_S", 0.0)
-    watch(None, simulate=False, data_dir=session.data_dir, columns=["pwr"], duration_s=1.0, json_output=True)
+    class HasHinted(Exception):
+        pass
+
+    def end_with_the_hint(console: Console, text: str) -> None:
+        say(console, text)
+        raise HasHinted
+
+    with monkeypatch.context() as patch, pytest.raises(HasHinted):
+        patch.setattr("profiles.watch.HINT_AFTER_S", 0.0)
+        patch.setattr("profiles.watch.say", end_with_the_hint)
+        watch(None, simulate=False, data_dir=session.data_dir, columns=["pwr"], duration_s=30.0, json_output=True)
     wrong = capsys.readouterr()
     assert (wrong.out, wrong.err[:38]) == ("", "waiting for pwr ... what comes is powe")
-    monkeypatch.setattr("profiles.watch.HINT_AFTER_S", 60.0)
     code = watch(
         None, simulate=False, data_dir=session.data_dir, columns=["power_v4"], duration_s=2.0, json_output=True
     )
