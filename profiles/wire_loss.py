@@ -24,8 +24,11 @@ STATUS_TIMEOUT_S = 15.0
 """How long the motions and measurements that were under way may take to end."""
 
 _LOOK_S = 0.05
-_AFTER_RETURN_S = 0.5
-"""An error that comes this long (s) after a wire was lost or came back is taken for a consequence of it."""
+_AFTER_RETURN_S = 3.0
+"""An error that comes this long (s) after a wire was lost or came back is taken for a consequence of it.
+
+More than a busy machine stands still: who waited in vain may hear of it only when the wire is back for a while.
+"""
 
 _NOT_REPEATABLE = frozenset({"open_run", "close_run", "stage", "unstage", "monitor", "unmonitor", "save", "collect"})
 """Messages whose effect cannot be had twice; what went before them is not repeated either."""

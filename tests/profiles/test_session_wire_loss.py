@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -11,6 +12,7 @@ import pytest
 from bluesky import RunEngineInterrupted
 
 from catalog import find_journal, read_journal
+from coexistence import CommandTimeout, WireDisconnected
 from coexistence.config import DualConfig
 from profiles.session import Session
 from profiles.wire_loss import WireWatch
@@ -184,6 +186,27 @@ def test_an_error_that_has_nothing_to_do_with_wires_reaches_the_plan(session: Se
 
     assert session.RE(plan()).exit_status == "success"
     assert "position cannot be 1000000" in str(caught[0])
+
+
+@pytest.mark.parametrize(("later_s", "is_behind"), [(1.5, True), (60.0, False)])
+def test_who_waited_in_vain_may_hear_of_it_late(
+    later_s: float, is_behind: bool, session: Session, wait_for, monkeypatch
+):
+    resources, simulators = session.resources, session.simulated.process
+    watch = WireWatch(resources)
+    watch.refresh()
+    (name, path) = next(iter(simulators.ports.items()))
+    port = resources.serial.get(path)
+    simulators.unplug(name)
+    with pytest.raises(WireDisconnected):
+        port.query(b"x", owner="somebody")
+    simulators.replug(name)
+    wait_for(lambda: port.connected, timeout=20)
+    error = CommandTimeout(port.path, "somebody", b"x", 1.5, sent=False)
+    now = time.monotonic()
+    monkeypatch.setattr("profiles.wire_loss.time", SimpleNamespace(monotonic=lambda: now + later_s))
+    assert bool(watch.behind(error)) == is_behind
+    watch.close()
 
 
 def test_a_waiting_plan_can_be_aborted(session: Session, wait_for, capsys):
