@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from coexistence import Connection, SharedResources
+from coexistence import Connection, Rank, SharedResources
 from coexistence.config import DualConfig, InstrumentConfig
 from coexistence.errors import CoexistenceError, WireDisconnected, WireInUse
 from devices import registry
@@ -115,18 +115,25 @@ def _identified(
         variants, patience = [{"address": f"{number:X}"} for number in range(16)], BUS_ANSWER_S
     with closing(SharedResources(config)) as resources:
 
+        def connected(chosen: dict[str, Any]) -> Connection:
+            entry = {"id": "identification", "type": name, "timeout": patience, wire_key: wire, **chosen}
+            connection = connection_of(InstrumentConfig.model_validate(entry), resources)
+            connection.open()
+            return connection
+
         def ask(numbers: Iterable[int]) -> dict[int, Identified]:
             found = {}
             for number in numbers:
                 chosen = {**options, **variants[number]}
-                entry = {"id": "identification", "type": name, "timeout": patience, wire_key: wire, **chosen}
-                connection = connection_of(InstrumentConfig.model_validate(entry), resources)
-                connection.open()
+                connection = connected(chosen)
                 if (identity := _ask(name, chosen, connection)) is not None:
                     found[number] = Identified(_specific(name, identity), identity, chosen)
             return found
 
         found = ask(range(len(variants)))
+        if name == "Elliptec" and not found:
+            # To whoever else is there all these questions are the beginning of a line, which the next one would end.
+            connected(variants[0]).write(b"\n", rank=Rank.URGENT)
         if found and (silent := set(range(len(variants))) - found.keys()):
             # A module that is busy may have answered too late.
             tell("asking once more at the other addresses ...")

@@ -228,6 +228,27 @@ def test_an_instrument_that_is_busy_is_asked_once_more(bench: SimulatedBench, wi
     assert told == ["asking as ESP300 ...", "asking once more as ESP300 ..."]
 
 
+def test_an_instrument_that_was_silent_in_the_first_round_is_found_in_the_second(
+    bench: SimulatedBench, wires: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("profiles.identification.BUS_ANSWER_S", 0.02)  # no module is there to answer
+    told: list[str] = []
+    line = Path(wires["power"]).name
+
+    def silent_at_first(said: str) -> None:
+        told.append(said)
+        if "once more" in said:
+            bench.process.clear_faults()
+
+    bench.process.fault(line, "silence", count=None)
+    try:
+        (found,) = identify("serial_port", wires["power"], tell=silent_at_first)
+    finally:
+        bench.process.clear_faults()
+    assert found.type == "Newport1830C"
+    assert told[-1] == "asking once more as Newport1830C ..."
+
+
 def test_an_instrument_that_was_too_slow_for_its_own_type_is_not_taken_for_any_scpi_instrument(
     bench: SimulatedBench, wires: dict[str, str]
 ):
