@@ -81,6 +81,8 @@ class MeasurementBridge:
         self._held: dict[Reading, UnifiedMeasurement] = {}
         self._latest: dict[str, Reading] = {}
         self._released_until = float("-inf")
+        self._begins_at: int | None = None
+        self._wanted_from = 0
         self._overflow = itertools.count()
         self._told_overflow = 0
         self._released = self._duplicates = self._late = 0
@@ -136,6 +138,8 @@ class MeasurementBridge:
             if self._closed:
                 subscription.end()
                 return subscription
+            if not self._subscriptions:
+                self._begins_at = subscription.since
             self._subscriptions = (*self._subscriptions, subscription)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._sort, name="measurement bridge", daemon=True)
@@ -190,20 +194,33 @@ class MeasurementBridge:
                 if not self._subscriptions:
                     # Nobody listens: nothing is kept, and nothing is done until somebody does.
                     self._inbox.clear()
-                    self._heap.clear()
-                    self._held.clear()
+                    self._forget()
                     self._thread = None
                     return
         self._take_in()
         self._release(float("inf"))
 
+    def _forget(self) -> None:
+        """Begin a new stream: what those before were told is neither known nor too early for who listens now."""
+        self._heap.clear()
+        self._held.clear()
+        self._latest.clear()
+        self._released_until = float("-inf")
+
     def _take_in(self) -> None:
+        with self._changing:
+            begins_at, self._begins_at = self._begins_at, None
+        if begins_at is not None:
+            self._forget()
+            self._wanted_from = begins_at
         if self._released_until > time.time():
             # The clock was set back: what comes now is not late.
             self._released_until = float("-inf")
         late: list[tuple[int, UnifiedMeasurement]] = []
         for _ in range(len(self._inbox)):
             key, number, measurement = self._inbox.popleft()
+            if number < self._wanted_from:
+                continue
             reading = _reading_of(measurement)
             held = self._held.get(reading)
             if held is not None:

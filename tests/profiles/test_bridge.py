@@ -153,6 +153,17 @@ def test_what_comes_too_late_for_the_order_is_told_as_missed(bridge):
     assert (bridge.statistics.late, subscription.missed) == (1, 1)
 
 
+def test_who_listens_later_is_told_what_has_not_changed_since(bridge):
+    still = measurement("valve", time.time() - 3600)
+    for value in (1.0, 2.0):
+        with bridge.subscribe() as subscription:
+            bridge.publish(still)
+            bridge.publish(measurement("power", time.time(), value))
+            found, missed = collect(subscription, 2)
+        assert [(item.instrument, item.value) for item in found] == [("valve", 0.0), ("power", value)]
+        assert missed == 0
+
+
 def test_a_clock_that_is_ahead_holds_up_nobody(bridge):
     subscription = bridge.subscribe()
     bridge.publish(measurement("ahead", time.time() + 3600))
