@@ -266,9 +266,9 @@ def loop_gap() -> type[LoopGapMeter]:
 
 @pytest.fixture
 def wait_for() -> Callable[..., None]:
-    """Return `wait_for(condition, timeout=5.0)`: waits until the condition holds, or fails the test."""
+    """Return `wait_for(condition, timeout=15.0)`: waits until the condition holds, or fails the test."""
 
-    def wait_for_condition(condition: Callable[[], object], timeout: float = 5.0) -> None:
+    def wait_for_condition(condition: Callable[[], object], timeout: float = 15.0) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"{condition} did not become true within {timeout} s"
