@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
-from machine import TimeTaken
 
 from simulators.camera import Beam, SimulatedCamera
 from simulators.optics import OpticalBench
+
+PLENTY = 100_000
+"""Frames of a buffer that is never full: at 2 ms a frame it holds what comes in minutes."""
 
 
 @pytest.fixture
@@ -107,14 +109,12 @@ def test_light_changes_between_the_frames_of_one_acquisition() -> None:
 
 
 def test_frames_are_numbered_and_timed(camera) -> None:
-    camera.start_live(10, buffer_frame_count=100)
-    with TimeTaken() as taken:
-        frames = [camera.poll_frame(1000) for _ in range(20)]
+    camera.start_live(10, buffer_frame_count=PLENTY)
+    frames = [camera.poll_frame(1000) for _ in range(20)]
     assert [number for _, _, number in frames] == list(range(1, 21))
-    # Twenty exposures at a fifth of the time.
-    assert taken.own_s < 20 * 0.010 * 0.2 + 0.3
     headers = [frame["meta_data"]["frame_header"] for frame, _, _ in frames]
     assert [header["frameNr"] for header in headers] == list(range(1, 21))
+    # Exposures of 10 ms at a fifth of the time.
     steps = np.diff([header["timestampBOF"] for header in headers]) / 1e9
     assert steps == pytest.approx(0.002, rel=1e-3)
     assert headers[0]["exposureTime"] == 10_000_000
@@ -123,16 +123,16 @@ def test_frames_are_numbered_and_timed(camera) -> None:
     camera.start_live(10)
     assert camera.poll_frame(1000)[2] > 20
     camera.finish()
-    camera.start_live(10, reset_frame_counter=True)
+    camera.start_live(10, buffer_frame_count=PLENTY, reset_frame_counter=True)
     assert camera.poll_frame(1000)[2] == 1
 
 
 def test_slow_reader_loses_the_oldest_frames(camera) -> None:
     camera.start_live(10, buffer_frame_count=4)
-    assert camera.poll_frame(1000)[2] < 20
+    first = camera.poll_frame(1000)[2]
     time.sleep(0.1)
     late = camera.poll_frame(1000)[2]
-    assert late > 20
+    assert late > first + 4
     assert camera.poll_frame(1000)[2] > late
 
 
@@ -147,11 +147,14 @@ def test_sequence_keeps_all_its_frames_and_ends(camera) -> None:
 def test_edges_make_frames_unless_they_come_too_early(camera) -> None:
     camera.exp_mode = "Edge Trigger"
     assert not camera.pulse()
-    camera.start_live(100)
+    camera.start_live(10_000)
     with pytest.raises(RuntimeError, match="timeout"):
         camera.poll_frame(20)
     assert camera.pulse()
     assert not camera.pulse()
+    camera.finish()
+    camera.start_live(100, reset_frame_counter=True)
+    assert camera.pulse()
     assert camera.poll_frame(1000)[2] == 1
     assert camera.pulse()
     assert camera.poll_frame(1000)[2] == 2
@@ -200,7 +203,7 @@ def test_frames_may_be_shared_or_copied(camera) -> None:
 
 
 def test_lost_frames_stall_and_unplug(camera) -> None:
-    camera.start_live(10, buffer_frame_count=1000)
+    camera.start_live(10, buffer_frame_count=PLENTY)
     camera.lose_frames(3)
     assert camera.poll_frame(1000)[2] == 4
     camera.stall()
