@@ -1,6 +1,8 @@
 """A serial line on a pty: its speed, its plug, its faults, and whoever has it open."""
 
 import fcntl
+import itertools
+import math
 import os
 import struct
 import subprocess
@@ -12,7 +14,6 @@ from collections.abc import Callable
 import psutil
 import pytest
 import serial
-from machine import TimeTaken
 
 from simulators import SimulatorProcess, default_instrument, default_wire
 
@@ -30,6 +31,18 @@ def meter(simulate: Callable[..., SimulatorProcess], open_port: Callable[..., se
 def ask(port: serial.Serial, command: bytes) -> bytes:
     port.write(command)
     return port.readline()
+
+
+def shortest_s(does: Callable[[], bool], enough_s: float) -> float:
+    """Return the shortest time it took, of up to 20: what else this machine does can only make it longer."""
+    shortest = math.inf
+    for _ in range(20):
+        began = time.monotonic()
+        assert does()
+        shortest = min(shortest, time.monotonic() - began)
+        if shortest < enough_s:
+            break
+    return shortest
 
 
 @pytest.mark.parametrize(("baud_rate", "settings"), [(9600, {}), (19200, {"stop_bits": 2, "parity": "even"})])
@@ -51,30 +64,31 @@ def test_bytes_travel_at_the_speed_of_the_line(simulate, open_port, baud_rate: i
 def test_a_long_transfer_does_not_drift(simulate, open_port) -> None:
     port = open_port(simulate(BUS).ports["bus"])
     number = 20
-    with TimeTaken() as taken:
-        port.write(b"2in" * number)
-        assert port.read(number * len(IDENTITY)) == IDENTITY * number
     # The line is full duplex: the first command and all replies make up the time.
     line_s = (3 + number * len(IDENTITY)) * 10 / 9600
-    assert 0.95 * line_s < taken.elapsed_s
-    assert taken.own_s < 2 * line_s
+    for _ in range(5):  # a busy machine makes it longer, sometimes
+        began = time.monotonic()
+        port.write(b"2in" * number)
+        assert port.read(number * len(IDENTITY)) == IDENTITY * number
+        taken = time.monotonic() - began
+        assert 0.95 * line_s < taken
+        if taken < 2 * line_s:
+            break
+    assert taken < 2 * line_s
 
 
 def test_pacing_can_be_switched_off(simulate, open_port) -> None:
     port = open_port(simulate({**BUS, "pace": False}).ports["bus"])
-    assert ask(port, b"2in") == IDENTITY
-    with TimeTaken() as taken:
-        for _ in range(10):
-            assert ask(port, b"2in") == IDENTITY
-    assert taken.own_s < 10 * 38 * 10 / 9600
+    line_s = (3 + len(IDENTITY)) * 10 / 9600
+    # A line that is paced is never that fast; one that is not may be slow, on a busy machine.
+    assert shortest_s(lambda: ask(port, b"2in") == IDENTITY, line_s) < line_s
 
 
 def test_time_scale_makes_lines_and_motion_faster(simulate, open_port) -> None:
     port = open_port(simulate(BUS, time_scale=0.1).ports["bus"])
-    with TimeTaken() as taken:
-        assert ask(port, b"2ma00011800").startswith(b"2PO")
-    # Half a turn takes 0.53 s and the bytes 0.02 s.
-    assert taken.own_s < 0.5
+    # There and back each half a turn takes 0.53 s and the bytes 0.02 s.
+    targets = itertools.cycle((b"2ma00011800", b"2ma00000000"))
+    assert shortest_s(lambda: ask(port, next(targets)).startswith(b"2PO"), 0.5) < 0.5
 
 
 def test_wrong_baud_rate_hears_and_says_garbage(simulate, open_port) -> None:
@@ -111,23 +125,25 @@ def test_power_cycle_silences_and_forgets(meter) -> None:
     simulators.power("meter", False)
     port.timeout = 0.1
     assert ask(port, b"W?\n") == b""
-    port.timeout = 2.0
+    port.timeout = 5.0
     simulators.power("meter", True)
     assert ask(port, b"W?\n") == b"0800\n"
 
 
-def test_power_loss_in_mid_move_stops_the_rotator(simulate, open_port) -> None:
+def test_power_loss_in_mid_move_stops_the_rotator(simulate, open_port, wait_until) -> None:
     simulators = simulate(BUS)
-    port = open_port(simulators.ports["bus"], timeout=0.2)
+    port = open_port(simulators.ports["bus"])
+    # At a tenth of its speed the turn takes eight seconds.
+    assert ask(port, b"2sv0A") == b"2GS00\r\n"
     port.write(b"2ma00023000")
-    deadline = time.monotonic() + 5
-    while not simulators.truth()["instruments"]["bus.2"]["moving"]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: simulators.truth()["instruments"]["bus.2"]["position_deg"] > 0)
     simulators.power("bus.2", False)
     stopped = simulators.truth()["instruments"]["bus.2"]
     assert stopped["moving"] is False
     assert 0 < stopped["position_deg"] < 359
+    port.timeout = 0.2
     assert port.readline() == b""
+    port.timeout = 5.0
     assert ask(port, b"3gp") == b"3PO00000000\r\n"
 
 
@@ -136,7 +152,9 @@ def test_silence_swallows_as_many_replies_as_asked_for(simulate, open_port, targ
     simulators = simulate(BUS)
     port = open_port(simulators.ports["bus"], timeout=0.15)
     simulators.fault(target, "silence", count=2)
-    assert [ask(port, b"2gs") for _ in range(3)] == [b"", b"", b"2GS00\r\n"]
+    assert [ask(port, b"2gs") for _ in range(2)] == [b"", b""]
+    port.timeout = 5.0
+    assert ask(port, b"2gs") == b"2GS00\r\n"
 
 
 def test_fault_stays_until_cleared(meter) -> None:
@@ -145,6 +163,7 @@ def test_fault_stays_until_cleared(meter) -> None:
     simulators.fault("meter", "silence", count=None)
     assert [ask(port, b"W?\n") for _ in range(3)] == [b"", b"", b""]
     simulators.clear_faults("meter")
+    port.timeout = 5.0
     assert ask(port, b"W?\n") == b"0800\n"
 
 
@@ -172,13 +191,16 @@ def test_garbage_keeps_the_line_end_and_nothing_else(meter) -> None:
 
 def test_dropped_and_lost_bytes(meter) -> None:
     simulators, port = meter
-    port.timeout = 0.2
     simulators.fault("meter", "drop", number=2, at=1)
     assert ask(port, b"W?\n") == b"00\n"
     simulators.fault("meter", "drop", number=1, at=4)
-    assert ask(port, b"W?\n") == b"0800"
+    port.write(b"W?\n")
+    assert port.read(4) == b"0800"
+    assert ask(port, b"W?\n") == b"0800\n"
     simulators.fault("meter", "lose", count=3)
+    port.timeout = 0.2
     assert ask(port, b"W?\n") == b""
+    port.timeout = 5.0
     assert ask(port, b"W?\n") == b"0800\n"
 
 
@@ -205,7 +227,7 @@ def test_flooded_line_makes_the_client_wait_and_recovers(simulate, open_port, wa
         for _ in range(100):
             port.write(b"B1\n" * 400)
     port.write_timeout = 5.0
-    wait_until(lambda: ask(port, b"\nW?\n") == b"0800\n")
+    wait_until(lambda: ask(port, b"\nW?\n") == b"0800\n", 30.0)
 
 
 EXCLUSIVE_CLIENT = """
