@@ -211,6 +211,7 @@ def test_positions_that_cannot_tell_waves_apart_are_refused():
         fit_harmonics([1, 2], [1], (2,))
 
 
+@settings(deadline=None)
 @given(st.floats(-50, 50), st.floats(0, 50), st.integers(1, 8))
 def test_delay_and_position_are_each_others_inverse(position, zero, passes):
     assert position_mm(delay_ps(position, zero, passes), zero, passes) == pytest.approx(position, abs=1e-9)
