@@ -131,6 +131,7 @@ class MotorReply:
 Reply: TypeAlias = Identity | StatusReply | PositionReply | ButtonReply | ValueReply | MotorReply
 
 _PACKET = re.compile(rb"([0-9A-F])(IN|GS|PO|BO|BS|GJ|HO|GV|I1|I2)([0-9A-F]*)")
+_UNANSWERED_IN_A_ROW = 2
 _CUT = re.compile(rb"[A-Z0-9]{0,32}")  # the end of a packet whose beginning was lost
 _LENGTHS = {b"IN": 30, b"GS": 2, b"PO": 8, b"GJ": 8, b"HO": 8, b"GV": 2, b"I1": 19, b"I2": 19}
 
@@ -207,7 +208,14 @@ class Motion:
         self.pulses: int | None = None
         self.arrived = False
         self.doubtful = False
+        self.unanswered = 0
+        """Questions for the position in a row that the module has left without an answer."""
         self.error: ProtocolError | None = None
+
+    @property
+    def tells_its_position(self) -> bool:
+        """Tell whether to ask for the position on the way: some modules never answer then, others missed a question."""
+        return self.target is not None and self.unanswered < _UNANSWERED_IN_A_ROW
 
     @property
     def ended(self) -> bool:
@@ -408,6 +416,7 @@ class ElliptecProtocol:
         """
         command = self.encode("gp")
         answer = yield self._question(command, PositionReply, StatusReply)
+        motion.unanswered = 0
         reply = self._parsed(command, answer.data)
         if not isinstance(reply, PositionReply):
             motion.hear(answer.data)

@@ -53,7 +53,6 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
         self.options = options or ElliptecOptions()
         super().__init__(connection, self.options.protocol())
         self._motion: Motion | None = None
-        self._looking = False
         self._next_look = 0.0
         self._next_confirm = 0.0
         self._listening = threading.Lock()
@@ -71,7 +70,6 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
         """Start a motion and return."""
         self._listen()
         self._motion = motion
-        self._looking = self.options.live_position and motion.target is not None
         self._next_look = time.monotonic() + _LOOK_PERIOD_S
         self._next_confirm = time.monotonic() + _CONFIRM_PERIOD_S
         self.dialogue.hold(lambda: self.protocol.start(motion))
@@ -95,7 +93,7 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
         if not motion.ended and (motion.doubtful or now >= self._next_confirm):
             self.dialogue.hold(lambda: self.protocol.confirm(motion))
             self._next_confirm = time.monotonic() + _CONFIRM_PERIOD_S
-        elif not motion.ended and self._looking and now >= self._next_look:
+        elif self.options.live_position and motion.tells_its_position and not motion.ended and now >= self._next_look:
             position = self._look(motion)
             self._next_look = time.monotonic() + _LOOK_PERIOD_S
         if not motion.ended:
@@ -137,7 +135,7 @@ class ElliptecDriver(BlockingDriver[ElliptecProtocol]):
         try:
             return self.dialogue.hold(lambda: self.protocol.look(motion), timeout=_LOOK_TIMEOUT_S, rank=Rank.BACKGROUND)
         except CommandTimeout as error:
-            self._looking = not error.sent
+            motion.unanswered += error.sent
         except TimeoutError:
             pass
         return None

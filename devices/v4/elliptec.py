@@ -72,7 +72,6 @@ class ElliptecLogic(WireMovableLogic):
         remove = connection.add_stray_listener(hear)
         try:
             await dialogue.hold_async(lambda: self.protocol.start(motion))
-            looking = self.options.live_position and motion.target is not None
             next_look = time.monotonic() + _LOOK_PERIOD_S
             next_confirm = time.monotonic() + _CONFIRM_PERIOD_S
             while not motion.ended:
@@ -85,8 +84,8 @@ class ElliptecLogic(WireMovableLogic):
                 if motion.doubtful or now >= next_confirm:
                     await dialogue.hold_async(lambda: self.protocol.confirm(motion))
                     next_confirm = time.monotonic() + _CONFIRM_PERIOD_S
-                elif looking and now >= next_look:
-                    looking = await self._look(motion, report)
+                elif self.options.live_position and motion.tells_its_position and now >= next_look:
+                    await self._look(motion, report)
                     next_look = time.monotonic() + _LOOK_PERIOD_S
         finally:
             remove()
@@ -99,19 +98,19 @@ class ElliptecLogic(WireMovableLogic):
         """Send the stop before everybody else."""
         await self.connector.dialogue.hold_async(self.protocol.stop, rank=Rank.URGENT)
 
-    async def _look(self, motion: Motion, report: Callable[[float], None]) -> bool:
-        """Report the position; False when the module does not answer during a motion, and need not be asked again."""
+    async def _look(self, motion: Motion, report: Callable[[float], None]) -> None:
+        """Report the position, unless there is no answer, or no room on the wire for the question."""
         try:
             position = await self.connector.dialogue.hold_async(
                 lambda: self.protocol.look(motion), timeout=_LOOK_TIMEOUT_S, rank=Rank.BACKGROUND
             )
         except CommandTimeout as error:
-            return not error.sent
+            motion.unanswered += error.sent
         except TimeoutError:
-            return True
-        if position is not None:
-            self._report(position, report)
-        return True
+            pass
+        else:
+            if position is not None:
+                self._report(position, report)
 
     def _report(self, position: Stamped[float], report: Callable[[float], None]) -> None:
         self._readback.report(position)

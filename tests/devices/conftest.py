@@ -84,9 +84,17 @@ def visa(bench: SimulatorProcess) -> Iterator[Callable[..., Connection]]:
 
 
 @pytest.fixture
-def connection(wire: Callable[..., SharedSerialPort], visa: Callable[[str], Connection]) -> Callable[..., Connection]:
+def patience_s() -> float:
+    """How long connections wait for an answer; tests of what is silent choose a shorter time."""
+    return 5.0
+
+
+@pytest.fixture
+def connection(
+    wire: Callable[..., SharedSerialPort], visa: Callable[[str], Connection], patience_s: float
+) -> Callable[..., Connection]:
     """Make a connection to the wire of that name for an owner."""
-    return lambda name, owner: visa(owner) if name == "meter2" else Connection(wire(name), owner)
+    return lambda name, owner: visa(owner) if name == "meter2" else Connection(wire(name), owner, timeout=patience_s)
 
 
 @pytest.fixture
@@ -106,12 +114,12 @@ def documents(engine: RunEngine) -> list[tuple[str, dict[str, Any]]]:
 def keeps_loop_alive(engine: RunEngine, loop_gap: Any) -> Callable[[Callable[[], object]], None]:
     """Fail when the engine's loop stands still for 60 ms, and a bystander did not, whenever something is done.
 
-    It is done up to three times: what blocks the loop blocks it each time, a busy machine does not.
+    It is done up to five times: what blocks the loop blocks it each time, a busy machine does not.
     """
 
     def check(work: Callable[[], object]) -> None:
         gaps = []
-        for _ in range(3):
+        for _ in range(5):
             with Bystander() as bystander, loop_gap(engine.loop) as gap:
                 work()
             gaps.append((gap.largest_gap_s, bystander.longest_stall_s))

@@ -194,6 +194,19 @@ def test_homing_and_stop():
         assert hold(protocol.stop(), (b"2st", answer)) is None
 
 
+def test_module_that_missed_one_question_is_asked_for_its_position_again():
+    protocol, motion = start()
+    assert motion.tells_its_position
+    motion.unanswered += 1
+    assert motion.tells_its_position
+    hold(protocol.look(motion), (b"2gp", b"2PO00004600"))
+    motion.unanswered += 1
+    assert motion.tells_its_position, "it has answered in between"
+    motion.unanswered += 1
+    assert not motion.tells_its_position
+    assert not protocol.home().tells_its_position
+
+
 def test_module_still_in_motion_is_not_started():
     protocol = unit()
     with pytest.raises(NotReady, match="the module is busy"):

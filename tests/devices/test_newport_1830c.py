@@ -10,6 +10,7 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
 from ophyd_async.core import NotConnectedError, set_mock_value
+from waiting import hasty
 
 import devices.v2
 import devices.v4
@@ -36,7 +37,7 @@ def connected(engine, device, **options):
 
 
 @pytest.fixture(params=["v2", "v4"])
-def meter(request):
+def meter(request, patience_s):
     return request.getfixturevalue(f"power_{request.param}")
 
 
@@ -88,12 +89,13 @@ def test_saturated_reading_fails_the_plan_and_is_no_event(bench, engine, documen
     assert len(events(documents)) == 1
 
 
+@hasty
 def test_silent_meter_fails_within_its_timeout_and_engine_stays_usable(bench, engine, documents, meter):
     bench.fault("meter", "silence", count=None)
     started = time.monotonic()
     with pytest.raises((FailedStatus, NotAnswered)) as caught:
         engine(bp.count([meter]))
-    assert time.monotonic() - started < 3.0
+    assert time.monotonic() - started < 10.0
     error = caught.value.__cause__
     assert isinstance(error, CommandTimeout)
     assert error.owner == meter.name
@@ -103,13 +105,15 @@ def test_silent_meter_fails_within_its_timeout_and_engine_stays_usable(bench, en
     assert len(events(documents)) == 1
 
 
+@hasty
 def test_late_reply_is_not_taken_for_the_next_one(bench, engine, documents, meter):
-    bench.fault("meter", "late", count=1, delay_s=0.7)
+    bench.fault("meter", "late", count=1, delay_s=2.5)  # 0.75 s by our clock
     engine(bp.count([meter], num=3))
     for event in events(documents):
         assert event["data"][f"{meter.name}_power"] == pytest.approx(bench_power(bench), rel=0.01)
 
 
+@hasty
 def test_one_lost_reply_is_asked_for_again(bench, engine, documents, meter):
     bench.fault("meter", "silence", count=1)
     engine(bp.count([meter]))
@@ -245,6 +249,7 @@ async def test_v4_polls_only_while_somebody_subscribes(wire, connection):
     assert all(reading["alarm_severity"] == 0 for reading in readings)
 
 
+@hasty
 async def test_v4_failed_poll_shows_as_invalid_and_never_as_the_old_value(bench, connection):
     device = devices.v4.Newport1830C(connection("meter", "power"), name="power")
     await device.connect()
@@ -257,7 +262,7 @@ async def test_v4_failed_poll_shows_as_invalid_and_never_as_the_old_value(bench,
 
     device.power.subscribe_reading(note)
     bench.fault("meter", "silence", count=None)
-    await asyncio.wait_for(invalid.wait(), 8)
+    await asyncio.wait_for(invalid.wait(), 20)
     device.power.clear_sub(note)
 
 
@@ -267,12 +272,13 @@ def test_missing_port_is_named_with_device_and_remedy(engine):
 
     device = devices.v4.Newport1830C(Connection(opening, "power", description="/dev/ttyNOPE"), name="power")
     with pytest.raises(NotConnectedError, match=r"power on /dev/ttyNOPE: .*/dev/ttyNOPE"):
-        connected(engine, device, timeout=2)
+        connected(engine, device, timeout=20)
     old = devices.v2.Newport1830C(Connection(opening, "power", description="/dev/ttyNOPE"), name="power")
     with pytest.raises(WireDisconnected, match="/dev/ttyNOPE"):
         old.connect()
 
 
+@hasty
 def test_silent_port_is_an_error_within_the_timeout(bench, engine, connection):
     bench.fault("meter", "silence", count=None)
     device = devices.v4.Newport1830C(connection("meter", "power_v4"), name="power_v4")
@@ -280,8 +286,8 @@ def test_silent_port_is_an_error_within_the_timeout(bench, engine, connection):
     with pytest.raises(
         NotConnectedError, match=r"power_v4 on .*meter: .*nothing came.*Check that the instrument is on"
     ):
-        connected(engine, device, timeout=5)
-    assert time.monotonic() - started < 5
+        connected(engine, device, timeout=20)
+    assert time.monotonic() - started < 10
     old = devices.v2.Newport1830C(connection("meter", "power_v2"), name="power_v2")
     # The wire waits for a late answer to the first one, on a busy machine for the second one's whole time.
     with pytest.raises(CommandTimeout, match=r"'power_v2' on .*(nothing came|a late reply to .* may still come)"):
@@ -292,7 +298,7 @@ def test_another_instrument_on_the_port_is_refused_with_what_it_said(bench, engi
     bench.fault("meter", "garbage", count=None, data="hello there\n")
     device = devices.v4.Newport1830C(connection("meter", "power_v4"), name="power_v4")
     with pytest.raises(NotConnectedError, match="hello there"):
-        connected(engine, device, timeout=5)
+        connected(engine, device, timeout=20)
     old = devices.v2.Newport1830C(connection("meter", "power_v2"), name="power_v2")
     with pytest.raises(WrongInstrument, match="hello there"):
         old.connect()

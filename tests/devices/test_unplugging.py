@@ -1,11 +1,10 @@
 """An instrument switched off in mid-motion: told by name, its neighbour usable, over when it is on again."""
 
-import time
-
 import bluesky.plan_stubs as bps
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
+from waiting import hasty, until
 
 from devices import registry
 
@@ -29,13 +28,7 @@ def truth(bench, name):
     return bench.truth()["instruments"][name]
 
 
-def wait_until(condition, timeout=10.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        yield from bps.sleep(0.02)
-
-
+@hasty
 def test_power_lost_during_a_motion(bench, engine, make, wait_for):
     bench.set("bus.3", position_deg=0.0)
     rotator = make("Elliptec", "bus", "rotator", address="3", move_timeout=20.0)
@@ -44,7 +37,7 @@ def test_power_lost_during_a_motion(bench, engine, make, wait_for):
 
     def plan():
         yield from bps.abs_set(rotator, 90, group="move")
-        yield from wait_until(lambda: truth(bench, "bus.3")["position_deg"] > 1)
+        yield from until(lambda: truth(bench, "bus.3")["position_deg"] > 1)
         bench.power("bus.3", False)
         yield from bps.wait("move")
 
