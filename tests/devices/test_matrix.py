@@ -6,7 +6,7 @@ carries whole messages and ends them out of band, and through the same VISA laye
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
 from ophyd_async.core import NotConnectedError, set_mock_value
+from waiting import until
 
 from coexistence import CoexistenceError, Connection, SharedResources
 from coexistence.config import InstrumentConfig
 from devices import registry
-from devices.cameras import CameraError, CameraPool, CameraStalled, GivenCameras
+from devices.cameras import CameraError, CameraPool, CameraStalled, GivenCameras, PVCAMDriver
 from devices.protocols import esp300, maitai
 from devices.protocols.errors import OutOfScale, ProtocolError
 from profiles.hardware import Hardware, build
@@ -48,6 +49,8 @@ class Cell:
     options: dict[str, Any] = field(default_factory=dict)
     movable: str = ""
     target: float = 0.0
+    speeds: tuple[float, float] | None = None
+    """What `velocity` is set to for a move that shall not be over soon, and otherwise."""
 
 
 SILENCE = {"silence": CoexistenceError}
@@ -66,16 +69,15 @@ STAGE = {
     "tolerance": 0.005,
     "options": {"axes": [2]},
     "movable": "axis.2",
-    "target": 20.0,
+    "target": 24.0,
 }
 METER = {
     "type_name": "ScpiMeter",
     "column": "reading",
     "truth": lambda truth: truth["value"],
     "tolerance": 0.02,
-    "options": {"setup": ["VOLT:NPLC 0.2"], "reply_timeout": 0.4},
+    "options": {"setup": ["VOLT:NPLC 0.2"]},
 }
-PATIENT = METER | {"options": {"setup": ["VOLT:NPLC 0.2"], "reply_timeout": 2.0}}
 GENERIC = {"voltage": {"query": "READ?", "units": "V", "kind": "hinted", "repeatable": False}}
 CELLS = {
     "1830-C on a serial line": Cell(
@@ -106,10 +108,11 @@ CELLS = {
         {"address": "2", "move_timeout": 20.0},
         movable=".",
         target=300.0,
+        speeds=(10, 100),
     ),
     "meter on a SOCKET": Cell(**METER, wire="dmm", medium="socket", faults=SILENCE | {"over_range": OutOfScale}),
     "meter on an INSTR (HiSLIP)": Cell(**METER, wire="dmm_m", medium="hislip", faults=SILENCE | GARBAGE),
-    "meter on an ASRL": Cell(**PATIENT, wire="dmm_s", medium="asrl", faults=GARBAGE | UNPLUGGED),
+    "meter on an ASRL": Cell(**METER, wire="dmm_s", medium="asrl", faults=GARBAGE | UNPLUGGED),
     "SCPI instrument on an INSTR (HiSLIP)": Cell(
         "ScpiInstrument",
         "dmm_m",
@@ -118,7 +121,7 @@ CELLS = {
         lambda truth: truth["value"],
         0.02,
         SILENCE | GARBAGE,
-        {"signals": GENERIC, "reply_timeout": 0.4, "setup": ["VOLT:NPLC 0.2"]},
+        {"signals": GENERIC, "setup": ["VOLT:NPLC 0.2"]},
     ),
     "PVCAM": Cell(
         "PVCAMInstrument",
@@ -128,7 +131,7 @@ CELLS = {
         lambda truth: truth["frame_number"],
         0.5,
         {"stall": CameraStalled, "unplug": CameraError},
-        {"region": (900, 999, 1, 900, 999, 1), "frame_timeout": 0.2},
+        {"region": (900, 999, 1, 900, 999, 1)},
     ),
 }
 
@@ -183,23 +186,28 @@ class Bench:
         if generation == "v4":
             call_in_bluesky_event_loop(connecting)
 
-    def hurry(self, patch: pytest.MonkeyPatch) -> None:
-        """Do not wait for what is silent as long as one would for the real instruments."""
-        for module in (maitai, esp300):
-            patch.setattr(module, "_REPLY_TIMEOUT_S", 0.5)
-        for (name, generation), device in self.devices.items():
-            if not CELLS[name].faults.keys() & {"silence"} and not CELLS[name].movable:
-                continue
-            parts = [device, *(_part(device, "axis").values() if hasattr(device, "axis") else ())]
-            parts += [device.wavelength] if hasattr(device, "pump_power") else []
+    @contextlib.contextmanager
+    def hurry(self, cell_name: str, generation: str) -> Iterator[None]:
+        """Do not wait for a device that is silent as long as one would for the real instrument."""
+        device = self.devices[cell_name, generation]
+        parts = [device, *(_part(device, "axis").values() if hasattr(device, "axis") else ())]
+        parts += [device.wavelength] if hasattr(device, "pump_power") else []
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (maitai, esp300):
+                patch.setattr(module, "_REPLY_TIMEOUT_S", 0.5)
             for part in parts:
-                speaker = part.driver if generation == "v2" else part._connector
-                if hasattr(speaker, "dialogue"):
-                    speaker.dialogue.timeout_s = 1.0
-                    speaker.dialogue.connection.timeout = 0.5
+                speaker = part.driver if hasattr(part, "driver") else part._connector
+                if isinstance(speaker, PVCAMDriver):
+                    patch.setattr(speaker, "options", speaker.options.model_copy(update={"frame_timeout": 0.2}))
+                elif hasattr(speaker, "dialogue"):
+                    patch.setattr(speaker.dialogue, "timeout_s", 1.0)
+                    patch.setattr(speaker.dialogue.connection, "timeout", 0.5)
+                    if hasattr(speaker.protocol, "exchange_timeout_s"):
+                        patch.setattr(speaker.protocol, "exchange_timeout_s", 0.4)
+            yield
 
     def _config(self, cell: Cell, name: str) -> InstrumentConfig:
-        return InstrumentConfig(id=name, type=cell.type_name, **self._address(cell), **cell.options)
+        return InstrumentConfig(id=name, type=cell.type_name, timeout=5.0, **self._address(cell), **cell.options)
 
     def _address(self, cell: Cell) -> dict[str, str]:
         if cell.medium == "camera":
@@ -259,9 +267,8 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def whole_bench(tmp_path_factory):
-    with SimulatorProcess(SPEC) as simulators, pytest.MonkeyPatch.context() as patch:
+    with SimulatorProcess(SPEC) as simulators:
         bench = Bench(simulators, tmp_path_factory.mktemp("images"))
-        bench.hurry(patch)
         yield bench
         bench.close()
 
@@ -368,7 +375,7 @@ def test_fault_fails_the_plan_by_name_records_nothing_and_is_over(bench, cell_na
     other = bench.devices["1830-C on a serial line" if cell.wire != "power" else "meter on a SOCKET", generation]
     bench.inject(cell, fault)
     try:
-        with pytest.raises(Exception, match=r".") as caught:
+        with bench.hurry(cell_name, generation), pytest.raises(Exception, match=r".") as caught:
             bench.run(bp.count([device]))
         assert events(bench.documents) == []
         error = caught.value.__cause__ if isinstance(caught.value, FailedStatus) else caught.value
@@ -412,34 +419,40 @@ def test_another_instrument_on_the_wire_is_refused_with_what_it_said(bench, cell
 MOVABLES = [name for name, cell in CELLS.items() if cell.movable and cell.medium == "serial"]
 
 
-def _begin_and_lose(bench, cell, movable, lose):
+def _begin_and_lose(bench, cell, device, lose):
     """Begin a move, and lose the instrument when it is under way."""
-    begin = bench.truth(cell)
+    begin, movable = bench.truth(cell), _part(device, cell.movable)
+    if cell.speeds:
+        yield from bps.mv(device.velocity, cell.speeds[0])
     yield from bps.abs_set(movable, cell.target, group="move")
-    deadline = time.monotonic() + 5
-    while abs(bench.truth(cell) - begin) < 0.02 * abs(cell.target - begin):
-        assert time.monotonic() < deadline
-        yield from bps.sleep(0.01)
+    yield from until(lambda: abs(bench.truth(cell) - begin) >= 0.02 * abs(cell.target - begin))
     lose()
     yield from bps.wait("move")
+
+
+def _return(cell, device, begin):
+    """Move back to where it was."""
+    if cell.speeds:
+        yield from bps.mv(device.velocity, cell.speeds[1])
+    yield from bps.mv(_part(device, cell.movable), begin)
 
 
 @every_generation
 @pytest.mark.parametrize("cell_name", [name for name in MOVABLES if name != "Mai Tai"])
 def test_cable_pulled_in_the_middle_of_a_move(bench, cell_name, generation, wait_for):
     cell, device = CELLS[cell_name], bench.devices[cell_name, generation]
-    movable, other = _part(device, cell.movable), bench.devices["1830-C on a serial line", generation]
+    other = bench.devices["1830-C on a serial line", generation]
     begin = bench.truth(cell)
     try:
-        with pytest.raises(FailedStatus) as caught:
-            bench.run(_begin_and_lose(bench, cell, movable, lambda: bench.simulators.unplug(cell.wire)))
+        with bench.hurry(cell_name, generation), pytest.raises(FailedStatus) as caught:
+            bench.run(_begin_and_lose(bench, cell, device, lambda: bench.simulators.unplug(cell.wire)))
         assert device.name in str(caught.value.__cause__)
         assert len(bench.run(bp.count([other]))) == 1
     finally:
         bench.simulators.replug(cell.wire)
     wait_for(lambda: _works(bench, device), timeout=20)
     wait_for(lambda: _stands(bench, cell), timeout=20)
-    bench.run(bps.mv(movable, begin))
+    bench.run(_return(cell, device, begin))
     assert bench.truth(cell) == pytest.approx(begin, abs=cell.tolerance)
 
 
@@ -472,8 +485,8 @@ def test_power_lost_in_the_middle_of_a_move(bench, cell_name, generation, wait_f
     begin = bench.truth(cell)
     off = lambda: bench.simulators.power(instrument, False)  # noqa: E731
     try:
-        with pytest.raises(FailedStatus) as caught:
-            bench.run(_begin_and_lose(bench, cell, _part(device, cell.movable), off))
+        with bench.hurry(cell_name, generation), pytest.raises(FailedStatus) as caught:
+            bench.run(_begin_and_lose(bench, cell, device, off))
         assert device.name in str(caught.value.__cause__)
         assert len(bench.run(bp.count([other]))) == 1
     finally:
@@ -482,5 +495,5 @@ def test_power_lost_in_the_middle_of_a_move(bench, cell_name, generation, wait_f
     enabled = getattr(_part(device, cell.movable), "enabled", None)
     if enabled is not None:
         bench.run(bps.mv(enabled, True))
-    bench.run(bps.mv(_part(device, cell.movable), begin))
+    bench.run(_return(cell, device, begin))
     assert bench.truth(cell) == pytest.approx(begin, abs=cell.tolerance)
