@@ -15,7 +15,6 @@ import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
-from machine import Bystander
 from ophyd_async.core import (
     DetectorTrigger,
     NotConnectedError,
@@ -72,7 +71,7 @@ def make(pool, engine):
     made = []
 
     def make_device(generation, name=None, **options):
-        options = {"region": REGION, "session": "friday", "frame_timeout": 0.5} | options
+        options = {"region": REGION, "session": "friday"} | options
         module = devices.v2 if generation == "v2" else devices.v4
         device = module.PVCAMInstrument(pool.get("PrimeBSI"), name=name or f"camera_{generation}", **options)
         made.append(device)
@@ -94,6 +93,11 @@ def connect(device, **options):
 @pytest.fixture(params=["v2", "v4"])
 def device(request, make):
     return make(request.param, "camera")
+
+
+def wait_for_frames(device, seconds):
+    """Choose how long a frame may take beyond exposure and readout."""
+    device.driver.options = device.driver.options.model_copy(update={"frame_timeout": seconds})
 
 
 def image_file(documents):
@@ -239,6 +243,7 @@ def test_wrong_setting_is_refused_with_what_is_allowed_and_changes_nothing(engin
 
 def test_stalled_camera_is_a_timeout_that_names_it_and_the_next_run_works(engine, documents, device, camera):
     camera.stall()
+    wait_for_frames(device, 0.5)
     began = time.monotonic()
     with pytest.raises((CameraStalled, FailedStatus)) as caught:
         engine(bp.count([device]))
@@ -246,16 +251,17 @@ def test_stalled_camera_is_a_timeout_that_names_it_and_the_next_run_works(engine
     assert isinstance(error, CameraStalled)
     assert isinstance(error, TimeoutError)
     assert "Camera 'PrimeBSI' gave no frame within" in str(error)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 8
     assert events(documents) == []
     camera.stall(False)
+    wait_for_frames(device, 10.0)
     documents.clear()
     engine(bp.count([device]))
     assert len(events(documents)) == 1
 
 
 def test_unplugged_camera_fails_the_plan_and_works_again_after_replugging(engine, documents, device, camera):
-    engine(bps.mv(device.exposure, 200))
+    engine(bps.mv(device.exposure, 1000))
     unplug = threading.Timer(0.02, camera.unplug)
     unplug.start()
     with pytest.raises((CameraLost, FailedStatus)) as caught:
@@ -270,11 +276,11 @@ def test_unplugged_camera_fails_the_plan_and_works_again_after_replugging(engine
     engine(bp.count([device], 2))
     with h5py.File(image_file(documents)) as file:
         assert file["entry/data/data"].shape == (2, 100, 200)
-    assert device.driver.exposure == 200
+    assert device.driver.exposure == 1000
 
 
 def test_loop_goes_on_while_frames_are_taken_and_written(engine, keeps_loop_alive, make):
-    whole = {"region": (0, 2047, 1, 0, 2047, 1), "frame_timeout": 10.0}
+    whole = {"region": (0, 2047, 1, 0, 2047, 1)}
     both = [make("v2", **whole), make("v4", **whole)]
     engine(bp.count(both))  # renders the simulated frames, and imports
     keeps_loop_alive(lambda: engine(bp.count(both, 5)))
@@ -294,7 +300,7 @@ def test_region_changed_during_a_run_is_an_error(engine, device):
 
 def test_aborted_plan_ends_the_acquisition_and_closes_the_file(engine, documents, device, wait_for):
     engine(bps.mv(device.trigger_mode, "EDGE"))
-    device.driver.options = device.driver.options.model_copy(update={"frame_timeout": 30.0})
+    wait_for_frames(device, 30.0)
 
     def interrupt():
         wait_for(lambda: device.driver.acquisition is not None)
@@ -308,7 +314,7 @@ def test_aborted_plan_ends_the_acquisition_and_closes_the_file(engine, documents
     aborting.join()
     assert time.monotonic() - began < 5
     wait_for(lambda: device.driver.file is None)
-    assert isinstance(device.driver.acquisition.finished.exception(1), AcquisitionStopped)
+    assert isinstance(device.driver.acquisition.finished.exception(10), AcquisitionStopped)
     assert device.driver.camera.arbiter.holder is None
 
 
@@ -319,6 +325,7 @@ def test_edge_trigger_waits_for_an_edge_and_its_absence_is_told(engine, document
     engine(bp.count([device]))
     pulsing.join()
     assert len(events(documents)) == 1
+    wait_for_frames(device, 0.5)
     with pytest.raises((CameraStalled, FailedStatus)) as caught:
         engine(bp.count([device]))
     assert "in trigger mode EDGE" in str(cause(caught.value))
@@ -340,14 +347,16 @@ def test_full_disk_is_an_error_that_names_the_file(engine, documents, device, mo
 
 def test_camera_kept_busy_by_another_owner_is_told_with_its_name(engine, documents, make, pool):
     device = make("v4", frame_timeout=0.2)
-    release = threading.Event()
+    held, release = threading.Event(), threading.Event()
 
     def hold():
         with pool.get("PrimeBSI").arbiter.acquire("alignment", 1.0):
-            release.wait(5)
+            held.set()
+            release.wait(20)
 
     holding = threading.Thread(target=hold)
     holding.start()
+    assert held.wait(10)
     with pytest.raises((AcquireTimeout, FailedStatus), match="alignment") as caught:
         engine(bp.count([device]))
     release.set()
@@ -409,29 +418,32 @@ def test_driver_works_in_a_script(make, tmp_path):
     assert frame.mean == pytest.approx(frame.pixels.mean())
     file = driver.open_file(tmp_path / "mine.h5")
     acquisition = driver.start(200)
-    acquisition.finished.result(10)
+    acquisition.finished.result(20)
     assert file.frames == 200
-    assert acquisition.frame_rate == pytest.approx(1 / (0.2 * 5e-3), rel=0.3)
     driver.close_file()
+    with h5py.File(file.path) as written:
+        times = written["entry/frames/time"][:]
+    assert acquisition.frame_rate == pytest.approx(199 / (times[-1] - times[0]), rel=1e-3)
+    # A machine that stands still makes it slower.
+    assert acquisition.frame_rate < 1.3 / (0.2 * 5e-3)
 
 
 def test_lost_frames_are_counted_and_the_numbers_have_a_gap(make, camera, wait_for):
     driver = make("v2").driver
+    driver.trigger_mode = "EDGE"
     file = driver.open_file()
-    driver.exposure = 20
-    with Bystander() as bystander:
-        acquisition = driver.start(30)
-        wait_for(lambda: acquisition.taken)
-        camera.lose_frames(3)
-        acquisition.finished.result(10)
-        driver.close_file()
+    acquisition = driver.start(3)
+    wait_for(camera.pulse)
+    wait_for(lambda: acquisition.taken == 1)
+    camera.lose_frames(3)
+    for _ in range(5):
+        wait_for(camera.pulse)
+    acquisition.finished.result(20)
+    driver.close_file()
     with h5py.File(file.path) as written:
-        dropped = written["entry/frames/dropped_frames"][-1]
-        gaps = np.diff(written["entry/frames/frame_number"]) - 1
-    # A machine that stands still loses some on top of the three.
-    assert max(gaps) >= 3
-    assert sum(gaps) == dropped == driver.read("dropped_frames").value
-    assert dropped == 3 or bystander.longest_stall_s > 0.02
+        assert list(written["entry/frames/frame_number"]) == [1, 5, 6]
+        assert list(written["entry/frames/dropped_frames"]) == [0, 3, 3]
+    assert driver.read("dropped_frames").value == 3
 
 
 def fly(device, info, name="primary"):
@@ -445,10 +457,10 @@ def fly(device, info, name="primary"):
 
 
 def test_v4_flies_through_many_frames(engine, documents, make):
-    device = make("v4", "camera")
+    # Room for what a machine that stands still for a moment does not take in time.
+    device = make("v4", "camera", buffer_frames=10_000)
     info = TriggerInfo(number_of_events=40, livetime=0.005)
-    with Bystander() as bystander:
-        engine(bpp.stage_wrapper(fly(device, info), [device]))
+    engine(bpp.stage_wrapper(fly(device, info), [device]))
     descriptor = next(document for name, document in documents if name == "descriptor")
     assert set(descriptor["data_keys"]) == {f"camera_{column}" for column in ("image", *COLUMNS)}
     assert descriptor["configuration"]["camera"]["data"]["camera_exposure"] == 5
@@ -460,10 +472,8 @@ def test_v4_flies_through_many_frames(engine, documents, make):
     assert set(stops.values()) == {40}
     with h5py.File(image_file(documents)) as file:
         assert file["entry/data/data"].shape == (40, 100, 200)
-        # A machine that stands still loses some.
-        gaps = np.diff(file["entry/frames/frame_number"]) - 1
-        assert sum(gaps) == file["entry/frames/dropped_frames"][-1]
-        assert not any(gaps) or bystander.longest_stall_s > 0.02
+        assert list(file["entry/frames/frame_number"]) == list(range(1, 41))
+        assert file["entry/frames/dropped_frames"][-1] == 0
 
 
 def test_v4_flies_on_external_edges_and_returns_to_its_mode(engine, documents, make, camera):
@@ -515,7 +525,7 @@ def test_v4_file_can_be_read_while_it_is_written(engine, make, wait_for):
         with h5py.File(file.path, swmr=True) as reading:
             assert reading["entry/data/data"][last].mean() == pytest.approx(reading["entry/frames/mean"][last])
     acquisition.stop()
-    acquisition.finished.result(2)
+    acquisition.finished.result(10)
     driver.close_file()
 
 
@@ -555,7 +565,7 @@ async def test_v4_cancelled_trigger_ends_the_acquisition(camera, tmp_path, no_ta
     with pytest.raises(asyncio.CancelledError):
         await status
     finished = device.driver.acquisition.finished
-    assert isinstance(await asyncio.to_thread(finished.exception, 2), AcquisitionStopped)
+    assert isinstance(await asyncio.to_thread(finished.exception, 10), AcquisitionStopped)
     await device.unstage()
     pool.close()
 
@@ -569,10 +579,10 @@ async def test_v4_tells_subscribers_of_frames_and_settings(camera, tmp_path):
     exposures = asyncio.Queue()
     device.exposure.subscribe_reading(lambda reading: exposures.put_nowait(reading["camera_exposure"]["value"]))
     await asyncio.to_thread(device.driver.snap)
-    assert await asyncio.wait_for(seen.get(), 2) == 1
-    assert await asyncio.wait_for(exposures.get(), 2) == 10
+    assert await asyncio.wait_for(seen.get(), 10) == 1
+    assert await asyncio.wait_for(exposures.get(), 10) == 10
     await asyncio.to_thread(device.driver.write, "exposure", 7)
-    assert await asyncio.wait_for(exposures.get(), 2) == 7
+    assert await asyncio.wait_for(exposures.get(), 10) == 7
     pool.close()
 
 
@@ -621,4 +631,4 @@ def test_v4_call_that_never_returns_is_told_and_does_not_keep_the_plan(engine, m
     assert "the vendor's library, or the disk, has not returned" in str(cause(caught.value))
     returns.set()
     with pytest.raises(TypeError):
-        device.driver.acquisition.finished.result(2)
+        device.driver.acquisition.finished.result(10)
