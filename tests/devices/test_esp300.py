@@ -1,7 +1,7 @@
 """The ESP300 of both generations on a byte-level simulator."""
 
 import asyncio
-import time
+import contextlib
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -9,6 +9,7 @@ import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
+from waiting import until
 
 import devices.v2
 import devices.v4
@@ -60,9 +61,17 @@ def test_scan_of_an_axis(bench, engine, documents, stage):
 
 
 def test_axes_move_at_the_same_time(bench, engine, stage):
-    started = time.monotonic()
+    def plan():
+        for number, far in ((1, 20), (2, 20), (3, 100)):
+            yield from bps.abs_set(stage.axis[number], far, group="far")
+        yield from until(lambda: all(truth(bench, number)["moving"] for number in (1, 2, 3)))
+        for axis in stage.axis.values():
+            yield from bps.stop(axis)
+        with contextlib.suppress(FailedStatus):
+            yield from bps.wait("far")
+
+    engine(plan())
     engine(bps.mv(stage.axis[1], 2, stage.axis[2], 2, stage.axis[3], 10))
-    assert time.monotonic() - started < 1.5
     assert [truth(bench, n)["counter"] for n in (1, 2, 3)] == pytest.approx([2, 2, 10], abs=0.005)
 
 
@@ -105,23 +114,20 @@ def test_refused_motion_fails_with_axis_and_text(engine, stage):
     engine(bps.mv(stage.axis[3].enabled, True))
 
 
-def test_stop_in_a_motion(bench, engine, stage):
+def test_stop_in_a_motion(bench, engine, stage, wait_for):
     axis = stage.axis[1]
 
     def plan():
-        yield from bps.abs_set(axis, 20, group="move")
-        while truth(bench, 1)["counter"] < 0.2:
-            yield from bps.sleep(0.01)
+        yield from bps.abs_set(axis, 50, group="move")
+        yield from until(lambda: truth(bench, 1)["counter"] > 0.2)
         yield from bps.stop(axis)
         yield from bps.wait("move")
 
     with pytest.raises(FailedStatus) as caught:
         engine(plan())
     assert isinstance(cause(caught), MoveStopped)
-    deadline = time.monotonic() + 3
-    while truth(bench, 1)["moving"]:
-        assert time.monotonic() < deadline
-    assert truth(bench, 1)["counter"] < 10
+    wait_for(lambda: not truth(bench, 1)["moving"])
+    assert truth(bench, 1)["counter"] < 45
 
 
 def test_homing(bench, engine, stage, generation):
@@ -141,6 +147,7 @@ def test_homing(bench, engine, stage, generation):
 
 def test_homing_that_takes_too_long_is_stopped_and_told(bench, engine, stage, generation, connection, wait_for):
     engine(bps.mv(stage.axis[1], 8))
+    engine(bps.mv(stage.axis[1].velocity, 0.5))
     hasty = make(generation, connection, "hasty", axes=[1], home_timeout=0.2).axis[1]
 
     async def home():
@@ -150,6 +157,7 @@ def test_homing_that_takes_too_long_is_stopped_and_told(bench, engine, stage, ge
         hasty.home().wait(10) if generation == "v2" else call_in_bluesky_event_loop(home())
     wait_for(lambda: not truth(bench, 1)["moving"])
     assert truth(bench, 1)["counter"] > 0.5
+    engine(bps.mv(stage.axis[1].velocity, 4.0))
 
 
 def test_settings_go_to_the_controller(bench, engine, documents, stage):
@@ -193,8 +201,7 @@ def test_error_is_told_to_the_generation_whose_motion_it_is_about_and_to_no_othe
 
     def plan():
         yield from bps.abs_set(mine.axis[1], 20, group="motion")
-        while not truth(bench, 1)["moving"]:
-            yield from bps.sleep(0.01)
+        yield from until(lambda: truth(bench, 1)["moving"])
         bench.fault("stage", "error", code=103)
         yield from bps.mv(other.axis[2].velocity, 6.0)  # which finds the error
         yield from bps.wait("motion")
@@ -217,8 +224,7 @@ def test_each_generation_gets_its_own_error_where_both_have_one(bench, engine, b
 
     def plan():
         motions.append((yield from bps.abs_set(mine.axis[1], 40, group="motion")))
-        while not truth(bench, 1)["moving"]:
-            yield from bps.sleep(0.01)
+        yield from until(lambda: truth(bench, 1)["moving"])
         bench.fault("stage", "error", code=103)
         yield from bps.mv(other.axis[3], 1)
 
@@ -246,7 +252,7 @@ def test_error_that_is_nobodys_is_logged_with_axis_wire_and_text(bench, engine, 
 async def test_error_of_a_setting_that_was_cancelled_is_logged(bench, connection, caplog, wait_for):
     stage = devices.v4.ESP300(connection("stage", "stage"), name="stage")
     await stage.connect()
-    bench.fault("stage", "late", delay_s=1.0)
+    bench.fault("stage", "late", delay_s=4.0)
 
     def heard():
         return bench.truth()["wires"]["stage"]["commands"]

@@ -8,6 +8,7 @@ import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
+from waiting import until
 
 import devices.v2
 import devices.v4
@@ -104,21 +105,19 @@ def test_set_of_the_shutter_is_done_when_the_laser_reports_it(engine, documents,
     assert [event["data"]["laser_shutter"] for event in events(documents)] == [True, False]
 
 
-def test_stopping_the_wavelength_only_ends_tuning(bench, engine, laser):
+def test_stopping_the_wavelength_only_ends_tuning(bench, engine, laser, wait_for):
     engine(bps.mv(laser.emission, True, laser.shutter, True))
 
     def plan():
-        yield from bps.abs_set(laser.wavelength, 1000, group="tune")
-        yield from bps.sleep(0.3)
+        yield from bps.abs_set(laser.wavelength, 1040, group="tune")
+        yield from until(lambda: truth(bench)["wavelength_nm"] > 805)
         yield from bps.stop(laser.wavelength)
         yield from bps.wait("tune")
 
     with pytest.raises(FailedStatus):
         engine(plan())
-    deadline = time.monotonic() + 5
-    while truth(bench)["target_nm"] == 1000:
-        assert time.monotonic() < deadline
-    assert truth(bench)["wavelength_nm"] < 990
+    wait_for(lambda: truth(bench)["target_nm"] != 1040)
+    assert truth(bench)["wavelength_nm"] < 1035
     assert truth(bench)["shutter_open"]
     assert truth(bench)["pump_on"]
     engine(bps.mv(laser.shutter, False, laser.emission, False))

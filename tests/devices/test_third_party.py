@@ -17,7 +17,7 @@ from devices.v2 import DriverSignal, wrap
 @pytest.fixture
 def controller(bench):
     adapter = SerialAdapter(
-        bench.ports["stage"], baudrate=19200, timeout=1, write_termination="\r", read_termination="\r\n"
+        bench.ports["stage"], baudrate=19200, timeout=5, write_termination="\r", read_termination="\r\n"
     )
     yield ESP300(adapter)
     adapter.close()
