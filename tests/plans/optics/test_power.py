@@ -77,7 +77,8 @@ def test_power_hold_corrects_what_the_source_loses(bench, power, row):
     assert events[-1]["meter_power"] == pytest.approx(wanted, rel=0.01)
     assert events[-1]["power_command"] == pytest.approx(wanted / 0.9, rel=0.03)
     assert found["points"] == len(events)
-    assert 0.5 < found["held"] < 1.0
+    # A machine that stands still leaves time for a few points only, of which the first are off.
+    assert 0.2 < found["held"] < 1.0
     assert found["largest_deviation"] == pytest.approx(0.1 * wanted, rel=0.2)
 
 
