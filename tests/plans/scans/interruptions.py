@@ -1,11 +1,11 @@
 """Plans of the simulated lab, each with a shutter around it, and what has to be true however they end."""
 
 import re
-import threading
 import time
 from contextlib import contextmanager
 
 import pytest
+from asking import Asking
 from bluesky import RunEngineInterrupted
 from bluesky.utils import FailedStatus
 
@@ -57,36 +57,35 @@ def _power(lab, devices):
     return power_positioner(devices.hwp, PowerCalibration(angle_deg=best, amplitude=9e-4, offset=2e-6))
 
 
-def plan_of(name, lab, devices):
-    return laser_safe(PLANS[name](lab, devices), devices.laser)
-
-
 def wire_that_fails(name):
     """Return wire and fault that make the plan's detector fail; for images it is what moves."""
     return ("bus.3", "limit") if name == "image_scan" else ("meter", "saturation")
 
 
 @contextmanager
-def acting(lab, acts):
-    """Do things from another thread, each when the run has so many points: a dictionary by number of points."""
-    primary, seen, threads = set(), set(), []
+def acting(lab, requests, faults):
+    """Ask things of the engine, or have things go wrong, each when the run has so many points: by number of points.
+
+    Returns the requests.
+    """
+    primary, seen, asking = set(), set(), Asking(len(requests))
 
     def look(name, document):
         if name == "descriptor" and document["name"] == "primary":
             primary.add(document["uid"])
         elif name == "event" and document["descriptor"] in primary and document["seq_num"] not in seen:
             seen.add(document["seq_num"])
-            if act := acts.get(len(seen)):
-                threads.append(threading.Thread(target=act, daemon=True))
-                threads[-1].start()
+            if fail := faults.get(len(seen)):
+                fail()
+            if request := requests.get(len(seen)):
+                asking.ask(request)
 
     token = lab.RE.subscribe(look)
     try:
-        yield
+        yield asking
     finally:
         lab.RE.unsubscribe(token)
-        for thread in threads:
-            thread.join(20)
+        asking.join()
 
 
 def places(lab):
@@ -128,14 +127,15 @@ def assert_stored(lab, status, at_least):
 def pause_then(lab, devices, name, how, points):
     """Pause a plan at the first number of points, resume it, and at the second end it: abort, failure or nothing."""
     wire, fault = wire_that_fails(name)
-    acts = {points[0]: lab.RE.request_pause}
+    requests, faults = {points[0]: lab.RE.request_pause}, {}
     if how == "abort":
-        acts[points[1]] = lab.RE.abort
+        requests[points[1]] = lab.RE.abort
     elif how == "failure":
-        acts[points[1]] = lambda: lab.simulators.fault(wire, fault, count=None)
-    with acting(lab, acts):
+        faults[points[1]] = lambda: lab.simulators.fault(wire, fault, count=None)
+    with acting(lab, requests, faults) as asking:
+        plan = laser_safe(asking.awaited(PLANS[name](lab, devices)), devices.laser)
         with pytest.raises(RunEngineInterrupted):
-            lab.RE(plan_of(name, lab, devices))
+            lab.RE(plan)
         assert lab.RE.state == "paused"
         assert_safe(lab)
         if how == "end":

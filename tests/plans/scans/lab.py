@@ -56,6 +56,7 @@ class Lab:
             wire: SharedSerialPort(simulators.ports[wire], late_reply_limit=0.05, **_line(kind))
             for wire, kind in WIRES.items()
         }
+        self.connections: list[Connection] = []
         self.light = self.truth
         self._cameras = CameraPool(
             GivenCameras(*(SimulatedCamera(name, seed=7, time_scale=0.02) for name in ("v2", "v4"))), folder
@@ -115,7 +116,8 @@ class Lab:
 
         def make(kind: Any, wire: str, name: str, **options: Any) -> Any:
             name = f"{name}_{generation}"
-            return connected(kind(Connection(self.ports[wire], name), name=name, **options))
+            self.connections.append(Connection(self.ports[wire], name, timeout=5.0))
+            return connected(kind(self.connections[-1], name=name, **options))
 
         stages = make(module.ESP300, "stage", "stage", axes=(1,))
         return SimpleNamespace(

@@ -3,7 +3,6 @@
 import contextlib
 import inspect
 import math
-import threading
 import tracemalloc
 from functools import partial
 
@@ -11,6 +10,7 @@ import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import numpy as np
 import pytest
+from asking import Asking
 from bluesky import RunEngineInterrupted
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import Msg
@@ -405,16 +405,16 @@ def test_rows_of_a_result_have_the_same_keys():
 def test_ratios_belong_to_their_points_also_after_a_pause(run, engine, motor):
     signal = SynSignal(name="signal", func=lambda: 3.0 + motor.position)
     monitor = SynSignal(name="monitor", func=lambda: 2.0)
-    paused = []
+    asking = Asking()
 
     def pause_once(message):
-        if message.command == "save" and len(run.events()) == 2 and not paused:
-            paused.append(True)
-            threading.Thread(target=engine.request_pause, daemon=True).start()
+        if message.command == "save" and len(run.events()) == 2:
+            engine.msg_hook = None
+            asking.ask(engine.request_pause)
 
     engine.msg_hook = pause_once
     with pytest.raises(RunEngineInterrupted):
-        run(normalised(bp.scan([signal, monitor], motor, 0, 4, 41), "signal", "monitor"))
+        run(normalised(asking.awaited(bp.scan([signal, monitor], motor, 0, 4, 41)), "signal", "monitor"))
     engine.resume()
     events = [document for name, document in run.documents if name == "event"]
     last = {event["seq_num"]: event["data"] for event in events if {"monitor", "motor"} <= set(event["data"])}
@@ -442,15 +442,15 @@ def test_the_shutter_is_closed_on_every_way_out(run, engine, motor, one, shutter
     if way == "failure":
         plan = failing_after(plan, 2)
     elif way != "end":
+        asking = Asking()
 
         def act(message):
             if message.command == "save" and len(run.events()) == 1:
                 engine.msg_hook = None
-                what = engine.request_pause if way.startswith("pause") else getattr(engine, way)
-                threading.Thread(target=what, daemon=True).start()
+                asking.ask(engine.request_pause if way.startswith("pause") else getattr(engine, way))
 
         engine.msg_hook = act
-        plan = bp.count([one], 200, delay=0.01)
+        plan = asking.awaited(bp.count([one], 200, delay=0.01))
     if dark == "inside":
         plan = with_dark(plan, shutter, [one], num=2)
     plan = laser_safe(plan, shutter)
@@ -476,14 +476,16 @@ def test_the_shutter_is_closed_on_every_way_out(run, engine, motor, one, shutter
 def test_after_a_pause_the_light_is_back(run, engine, one, shutter):
     lit = SynSignal(name="lit", func=shutter.get)
 
+    asking = Asking()
+
     def act(message):
         if message.command == "save" and len(run.events()) == 2:
             engine.msg_hook = None
-            threading.Thread(target=engine.request_pause, daemon=True).start()
+            asking.ask(engine.request_pause)
 
     engine.msg_hook = act
     with pytest.raises(RunEngineInterrupted):
-        run(laser_safe(with_dark(bp.count([lit], 30, delay=0.01), shutter, [lit]), shutter))
+        run(laser_safe(with_dark(asking.awaited(bp.count([lit], 30, delay=0.01)), shutter, [lit]), shutter))
     assert shutter.get() is False
     assert engine.resume().exit_status == "success"
     assert all(event["lit"] for event in run.events())
