@@ -112,7 +112,7 @@ def test_power_of_an_ophyd_async_signal_trips_between_its_readings(engine):
     def plan():
         yield from bps.open_run()
         yield from bps.wait_for([lambda: power.set(5.0)])
-        yield from bps.sleep(0.05)
+        yield from bps.sleep(5.0)
         yield from bps.close_run()
 
     with pytest.raises(LimitExceeded, match="power is 5, allowed is any to 2"):
