@@ -13,7 +13,7 @@ from documents import events
 from machine import TimeTaken
 from ophyd.utils.errors import LimitError
 from ophyd_async.core import NotConnectedError
-from waiting import hasty, until
+from waiting import asking_again, hasty, until
 
 import devices.v2
 import devices.v4
@@ -46,21 +46,19 @@ def generation(request):
 
 
 @pytest.fixture
-def slow(bench, wire):
+def slow(bench, wire, wait_for):
     """Make modules slow, so that there is time to interfere."""
     slowed = []
 
     def slow_down(address="2", percent=2):
-        wire("bus").query(b"%ssv%02X" % (address.encode(), percent), owner="test")
+        wire("bus").query(b"%ssv%02X" % (address.encode(), percent), owner="test", timeout=5.0)
         slowed.append(address)
 
     yield slow_down
     bench.clear_faults()
     for address in slowed:
-        deadline = time.monotonic() + 10
-        while truth(bench, address)["moving"] and time.monotonic() < deadline:
-            time.sleep(0.01)
-        wire("bus").query(b"%ssv64" % address.encode(), owner="test")
+        wait_for(lambda address=address: not truth(bench, address)["moving"], timeout=20)
+        wire("bus").query(b"%ssv64" % address.encode(), owner="test", timeout=5.0)
 
 
 def truth(bench, address="2"):
@@ -108,7 +106,9 @@ def test_wire_is_free_for_other_modules_during_a_motion(bench, engine, rotator, 
 
         async def query():
             replies.append(
-                await wire("bus").query_async(b"3gp", owner="other", accept=lambda line: line.startswith(b"3PO"))
+                await wire("bus").query_async(
+                    b"3gp", owner="other", timeout=5.0, accept=lambda line: line.startswith(b"3PO")
+                )
             )
 
         yield from bps.wait_for([query])
@@ -335,7 +335,7 @@ def test_module_that_meets_a_limit_fails_the_plan_with_its_text(bench, engine, r
     engine(bps.mv(device, 10))
 
 
-@hasty
+@asking_again
 def test_lost_final_reply_is_noticed(bench, engine, rotator, slow, generation):
     slow()
     device = rotator(generation, live_position=False)

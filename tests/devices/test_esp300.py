@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -70,7 +71,10 @@ def test_axes_move_at_the_same_time(bench, engine, stage):
         with contextlib.suppress(FailedStatus):
             yield from bps.wait("far")
 
+    velocities = [axis.velocity for axis in stage.axis.values()]
+    engine(bps.mv(*itertools.chain(*zip(velocities, (1, 1, 5), strict=True))))
     engine(plan())
+    engine(bps.mv(*itertools.chain(*zip(velocities, (4, 4, 20), strict=True))))
     engine(bps.mv(stage.axis[1], 2, stage.axis[2], 2, stage.axis[3], 10))
     assert [truth(bench, n)["counter"] for n in (1, 2, 3)] == pytest.approx([2, 2, 10], abs=0.005)
 

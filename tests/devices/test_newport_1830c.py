@@ -10,7 +10,7 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
 from ophyd_async.core import NotConnectedError, set_mock_value
-from waiting import hasty
+from waiting import asking_again, hasty
 
 import devices.v2
 import devices.v4
@@ -105,15 +105,15 @@ def test_silent_meter_fails_within_its_timeout_and_engine_stays_usable(bench, en
     assert len(events(documents)) == 1
 
 
-@hasty
+@asking_again
 def test_late_reply_is_not_taken_for_the_next_one(bench, engine, documents, meter):
-    bench.fault("meter", "late", count=1, delay_s=2.5)  # 0.75 s by our clock
+    bench.fault("meter", "late", count=1, delay_s=4.0)  # 1.2 s by our clock
     engine(bp.count([meter], num=3))
     for event in events(documents):
         assert event["data"][f"{meter.name}_power"] == pytest.approx(bench_power(bench), rel=0.01)
 
 
-@hasty
+@asking_again
 def test_one_lost_reply_is_asked_for_again(bench, engine, documents, meter):
     bench.fault("meter", "silence", count=1)
     engine(bp.count([meter]))
