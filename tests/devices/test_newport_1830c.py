@@ -49,7 +49,7 @@ def test_both_generations_measure_the_same_truth_on_one_wire(bench, engine, docu
         for column in ("power_v2_power", "power_v4_power"):
             assert event["data"][column] == pytest.approx(bench_power(bench), rel=0.01)
         assert event["timestamps"]["power_v2_power"] != event["timestamps"]["power_v4_power"]
-        assert abs(event["timestamps"]["power_v4_power"] - event["time"]) < 1.0
+        assert abs(event["timestamps"]["power_v4_power"] - event["time"]) < 5.0
 
 
 def bench_power(bench):

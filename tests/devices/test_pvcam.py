@@ -139,7 +139,7 @@ def test_count_takes_a_frame_for_each_event_and_measures_it(engine, documents, d
         assert list(file["entry/frames/frame_number"]) == [1, 2, 3]
         assert list(file.attrs["region"]) == list(REGION)
     for event in measured:
-        assert abs(event["timestamps"]["camera_mean"] - event["time"]) < 1
+        assert abs(event["timestamps"]["camera_mean"] - event["time"]) < 5
 
 
 def test_each_staging_has_a_file_of_its_own_in_the_folder_of_the_session(engine, documents, device, tmp_path):
@@ -312,7 +312,7 @@ def test_aborted_plan_ends_the_acquisition_and_closes_the_file(engine, documents
     with pytest.raises(Exception):  # noqa: B017 - interrupted or failed, whichever comes first
         engine(bp.count([device]))
     aborting.join()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     wait_for(lambda: device.driver.file is None)
     assert isinstance(device.driver.acquisition.finished.exception(10), AcquisitionStopped)
     assert device.driver.camera.arbiter.holder is None

@@ -115,7 +115,7 @@ def test_settings_are_checked_against_the_error_queue(bench, engine, dmm):
 
 
 def test_silent_instrument_fails_within_its_timeout(bench, engine, visa, generation):
-    dmm = make(generation, visa, setup=["VOLT:NPLC 0.2"], reply_timeout=0.5)
+    dmm = make(generation, visa, setup=["VOLT:NPLC 0.2"], reply_timeout=1.5)
     bench.fault("meter2", "silence", count=None)
     with pytest.raises((NotAnswered, FailedStatus)) as caught:
         engine(bp.count([dmm]))

@@ -167,7 +167,8 @@ def visa() -> Iterator[Callable[..., pyvisa.resources.MessageBasedResource]]:
     opened = []
 
     def open_resource(name: str, **settings) -> pyvisa.resources.MessageBasedResource:
-        resource = manager.open_resource(name, read_termination="\n", write_termination="\n", **settings)
+        line_end = {"read_termination": "\n", "write_termination": "\n"}
+        resource = manager.open_resource(name, **line_end, timeout=10_000, **settings)
         assert isinstance(resource, pyvisa.resources.MessageBasedResource)
         opened.append(resource)
         return resource
