@@ -41,7 +41,7 @@ PLANS = {
     "wavelength_scan": lambda lab, d: wavelength_scan([d.meter], d.laser, 790, 802, POINTS),
     "delay_scan": lambda lab, d: delay_scan([d.meter], d.stages.axis[1], -0.5, 0.5, POINTS, zero_mm=12.5),
     "image_scan": lambda lab, d: image_scan(d.camera, d.polarizer, 0, 60, POINTS, exposure_ms=2),
-    "power_hold": lambda lab, d: power_hold(d.meter, _power(lab, d), 3e-4, 2.0, period_s=0.03),
+    "power_hold": lambda lab, d: power_hold(d.meter, _power(lab, d), 3e-4, 6.0, period_s=0.03),
     "time_series": lambda lab, d: time_series([d.meter], POINTS, 0.01),
     "adaptive_scan": lambda lab, d: adaptive_scan([d.meter], d.polarizer, 0, 90, 1, 10, 1e-4),
     "tune": lambda lab, d: tune([d.meter], d.stages.axis[1], 12.3, 12.7, POINTS, passes=1),
