@@ -84,17 +84,35 @@ def visa(bench: SimulatorProcess) -> Iterator[Callable[..., Connection]]:
 
 
 @pytest.fixture
-def patience_s() -> float:
-    """How long connections wait for an answer; tests of what is silent choose a shorter time."""
-    return 5.0
+def connections() -> list[Connection]:
+    """All serial connections of a test."""
+    return []
 
 
 @pytest.fixture
 def connection(
-    wire: Callable[..., SharedSerialPort], visa: Callable[[str], Connection], patience_s: float
+    wire: Callable[..., SharedSerialPort], visa: Callable[[str], Connection], connections: list[Connection]
 ) -> Callable[..., Connection]:
-    """Make a connection to the wire of that name for an owner."""
-    return lambda name, owner: visa(owner) if name == "meter2" else Connection(wire(name), owner, timeout=patience_s)
+    """Make a connection to the wire of that name for an owner; it waits long for an answer."""
+
+    def connect(name: str, owner: str) -> Connection:
+        if name == "meter2":
+            return visa(owner)
+        connections.append(Connection(wire(name), owner, timeout=5.0))
+        return connections[-1]
+
+    return connect
+
+
+@pytest.fixture
+def hurry(connections: list[Connection]) -> Callable[..., None]:
+    """Wait no longer than that for an answer, from now on: for tests of what is silent."""
+
+    def hurry_now(seconds: float = 1.0) -> None:
+        for each in connections:
+            each.timeout = seconds
+
+    return hurry_now
 
 
 @pytest.fixture

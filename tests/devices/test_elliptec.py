@@ -13,7 +13,7 @@ from documents import events
 from machine import TimeTaken
 from ophyd.utils.errors import LimitError
 from ophyd_async.core import NotConnectedError
-from waiting import asking_again, hasty, until
+from waiting import until
 
 import devices.v2
 import devices.v4
@@ -335,10 +335,10 @@ def test_module_that_meets_a_limit_fails_the_plan_with_its_text(bench, engine, r
     engine(bps.mv(device, 10))
 
 
-@asking_again
-def test_lost_final_reply_is_noticed(bench, engine, rotator, slow, generation):
+def test_lost_final_reply_is_noticed(bench, engine, rotator, slow, generation, hurry):
     slow()
     device = rotator(generation, live_position=False)
+    hurry(2.0)
 
     def plan():
         yield from bps.abs_set(device, 30, group="move")
@@ -398,9 +398,9 @@ def test_settings_are_read_and_written(bench, engine, documents, rotator, genera
     engine(bps.mv(device.jog_step, 5.0))
 
 
-@hasty
-def test_address_nobody_answers_at_is_an_error_with_port_and_device(engine, bench, connection):
+def test_address_nobody_answers_at_is_an_error_with_port_and_device(engine, bench, connection, hurry):
     device = devices.v4.Elliptec(connection("bus", "rotator"), name="rotator", address="7")
+    hurry()
     with pytest.raises(NotConnectedError, match=r"rotator on .*bus: no complete reply to b'7in'"):
         call_in_bluesky_event_loop(device.connect(timeout=30))
 
@@ -450,9 +450,9 @@ def test_loop_stays_alive_while_both_generations_move_and_stop_on_one_wire(engin
     keeps_loop_alive(lambda: engine(a_scan_of_both(old, new)))
 
 
-@hasty
-def test_loop_stays_alive_when_a_module_falls_silent(bench, engine, rotator, keeps_loop_alive):
+def test_loop_stays_alive_when_a_module_falls_silent(bench, engine, rotator, keeps_loop_alive, hurry):
     old, new = rotator("v2", "2", "old"), rotator("v4", "3", "new")
+    hurry()
 
     def fail():
         bench.fault("bus.2", "silence")
@@ -463,9 +463,9 @@ def test_loop_stays_alive_when_a_module_falls_silent(bench, engine, rotator, kee
     keeps_loop_alive(fail)
 
 
-@hasty
-def test_loop_stays_alive_when_the_wire_is_unplugged(bench, engine, rotator, wire, keeps_loop_alive, wait_for):
+def test_loop_stays_alive_when_the_wire_is_unplugged(bench, engine, rotator, wire, keeps_loop_alive, wait_for, hurry):
     old, new = rotator("v2", "2", "old"), rotator("v4", "3", "new")
+    hurry()
 
     def fail():
         bench.unplug("bus")
@@ -475,4 +475,5 @@ def test_loop_stays_alive_when_the_wire_is_unplugged(bench, engine, rotator, wir
         wait_for(lambda: wire("bus").connected)
 
     keeps_loop_alive(fail)
+    hurry(5.0)
     engine(bp.count([old, new], 2))

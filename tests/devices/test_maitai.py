@@ -32,7 +32,7 @@ def make(generation, connection, name="laser", **options):
 @pytest.fixture(scope="module")
 def running_bench():
     """A laser of its own: what these tests do to it would darken the bench of the others."""
-    laser = default_wire("laser", [default_instrument("MaiTai", tuning_nm_per_s=50.0, pump_ramp_s=0.3)])
+    laser = default_wire("laser", [default_instrument("MaiTai", pump_ramp_s=0.3)])
     with SimulatorProcess(build_spec([laser], time_scale=0.3)) as simulators:
         yield simulators
 

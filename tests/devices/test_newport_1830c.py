@@ -10,7 +10,6 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
 from documents import events
 from ophyd_async.core import NotConnectedError, set_mock_value
-from waiting import asking_again, hasty
 
 import devices.v2
 import devices.v4
@@ -37,7 +36,7 @@ def connected(engine, device, **options):
 
 
 @pytest.fixture(params=["v2", "v4"])
-def meter(request, patience_s):
+def meter(request):
     return request.getfixturevalue(f"power_{request.param}")
 
 
@@ -89,8 +88,8 @@ def test_saturated_reading_fails_the_plan_and_is_no_event(bench, engine, documen
     assert len(events(documents)) == 1
 
 
-@hasty
-def test_silent_meter_fails_within_its_timeout_and_engine_stays_usable(bench, engine, documents, meter):
+def test_silent_meter_fails_within_its_timeout_and_engine_stays_usable(bench, engine, documents, meter, hurry):
+    hurry()
     bench.fault("meter", "silence", count=None)
     started = time.monotonic()
     with pytest.raises((FailedStatus, NotAnswered)) as caught:
@@ -101,20 +100,21 @@ def test_silent_meter_fails_within_its_timeout_and_engine_stays_usable(bench, en
     assert error.owner == meter.name
     assert bench.ports["meter"] in str(error)
     bench.clear_faults()
+    hurry(5.0)
     engine(bp.count([meter]))
     assert len(events(documents)) == 1
 
 
-@asking_again
-def test_late_reply_is_not_taken_for_the_next_one(bench, engine, documents, meter):
+def test_late_reply_is_not_taken_for_the_next_one(bench, engine, documents, meter, hurry):
+    hurry(2.0)  # after half of this it is asked again
     bench.fault("meter", "late", count=1, delay_s=4.0)  # 1.2 s by our clock
     engine(bp.count([meter], num=3))
     for event in events(documents):
         assert event["data"][f"{meter.name}_power"] == pytest.approx(bench_power(bench), rel=0.01)
 
 
-@asking_again
-def test_one_lost_reply_is_asked_for_again(bench, engine, documents, meter):
+def test_one_lost_reply_is_asked_for_again(bench, engine, documents, meter, hurry):
+    hurry(2.0)
     bench.fault("meter", "silence", count=1)
     engine(bp.count([meter]))
     assert len(events(documents)) == 1
@@ -249,10 +249,10 @@ async def test_v4_polls_only_while_somebody_subscribes(wire, connection):
     assert all(reading["alarm_severity"] == 0 for reading in readings)
 
 
-@hasty
-async def test_v4_failed_poll_shows_as_invalid_and_never_as_the_old_value(bench, connection):
+async def test_v4_failed_poll_shows_as_invalid_and_never_as_the_old_value(bench, connection, hurry):
     device = devices.v4.Newport1830C(connection("meter", "power"), name="power")
     await device.connect()
+    hurry()
     invalid = asyncio.Event()
 
     def note(reading):
@@ -278,10 +278,10 @@ def test_missing_port_is_named_with_device_and_remedy(engine):
         old.connect()
 
 
-@hasty
-def test_silent_port_is_an_error_within_the_timeout(bench, engine, connection):
+def test_silent_port_is_an_error_within_the_timeout(bench, engine, connection, hurry):
     bench.fault("meter", "silence", count=None)
     device = devices.v4.Newport1830C(connection("meter", "power_v4"), name="power_v4")
+    hurry()
     started = time.monotonic()
     with pytest.raises(
         NotConnectedError, match=r"power_v4 on .*meter: .*nothing came.*Check that the instrument is on"
@@ -289,6 +289,7 @@ def test_silent_port_is_an_error_within_the_timeout(bench, engine, connection):
         connected(engine, device, timeout=20)
     assert time.monotonic() - started < 10
     old = devices.v2.Newport1830C(connection("meter", "power_v2"), name="power_v2")
+    hurry()
     # The wire waits for a late answer to the first one, on a busy machine for the second one's whole time.
     with pytest.raises(CommandTimeout, match=r"'power_v2' on .*(nothing came|a late reply to .* may still come)"):
         old.connect()

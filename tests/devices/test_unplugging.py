@@ -4,7 +4,7 @@ import bluesky.plan_stubs as bps
 import pytest
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import FailedStatus
-from waiting import hasty, until
+from waiting import until
 
 from devices import registry
 
@@ -28,8 +28,7 @@ def truth(bench, name):
     return bench.truth()["instruments"][name]
 
 
-@hasty
-def test_power_lost_during_a_motion(bench, engine, make, wait_for):
+def test_power_lost_during_a_motion(bench, engine, make, hurry):
     bench.set("bus.3", position_deg=0.0)
     rotator = make("Elliptec", "bus", "rotator", address="3", move_timeout=20.0)
     neighbour = make("Elliptec", "bus", "neighbour", address="A")
@@ -39,6 +38,7 @@ def test_power_lost_during_a_motion(bench, engine, make, wait_for):
         yield from bps.abs_set(rotator, 90, group="move")
         yield from until(lambda: truth(bench, "bus.3")["position_deg"] > 1)
         bench.power("bus.3", False)
+        hurry()
         yield from bps.wait("move")
 
     try:
@@ -47,6 +47,7 @@ def test_power_lost_during_a_motion(bench, engine, make, wait_for):
         assert "rotator" in str(caught.value.__cause__)
     finally:
         bench.power("bus.3", True)
+    hurry(5.0)
     engine(bps.mv(neighbour, 5))
     engine(bps.mv(rotator.velocity, 100))
     engine(bps.mv(rotator, 10))
