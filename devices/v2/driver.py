@@ -94,7 +94,7 @@ class BlockingDriver(Generic[ProtocolT]):
         if self._remove_reconnect_step is not None:
             self._remove_reconnect_step()
         self._remove_reconnect_step = self.connection.wire.add_reconnect_step(
-            self.connection.owner, lambda guard: converse(guard, begin())
+            self.connection.owner, lambda guard: converse(guard, begin(), self.connection.timeout)
         )
 
 

@@ -348,7 +348,7 @@ class WireDeviceConnector(DeviceConnector):
         restore = self._restore
         if restore is not None and self._remove_reconnect_step is None:
             self._remove_reconnect_step = self.connection.wire.add_reconnect_step(
-                self.connection.owner, lambda guard: converse(guard, restore())
+                self.connection.owner, lambda guard: converse(guard, restore(), self.connection.timeout)
             )
 
 

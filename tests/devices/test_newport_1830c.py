@@ -171,6 +171,7 @@ def test_meter_is_set_up_again_after_replugging(bench, engine, documents, meter,
     wait_for(lambda: _fails(lambda: wire("meter").query(b"U?\n", owner="test", timeout=0.3)))
     bench.replug("meter")
     wait_for(lambda: wire("meter").connected)
+    bench.fault("meter", "late", delay_s=4.0)  # 1.2 s by our clock: as long as its connection, the setting up waits
     engine(bp.count([meter]))
     assert len(events(documents)) == 1
     assert [entry.sent for entry in wire("meter").log if entry.sent == b"E0\n"]
