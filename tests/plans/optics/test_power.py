@@ -74,7 +74,7 @@ def test_power_hold_corrects_what_the_source_loses(bench, power, row):
         bench.simulators.set("bench", attenuation=1 / 3000)
     found, events = row(bench, "power_hold"), bench.events()
     assert events[0]["meter_power"] == pytest.approx(0.9 * wanted, rel=0.02)
-    assert events[-1]["meter_power"] == pytest.approx(wanted, rel=0.01)
+    assert events[-1]["meter_power"] == pytest.approx(wanted, rel=0.02)
     assert events[-1]["power_command"] == pytest.approx(wanted / 0.9, rel=0.03)
     assert found["points"] == len(events)
     # A machine that stands still leaves time for a few points only, of which the first are off.
