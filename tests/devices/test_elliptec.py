@@ -61,6 +61,14 @@ def slow(bench, wire, wait_for):
         wire("bus").query(b"%ssv64" % address.encode(), owner="test", timeout=5.0)
 
 
+@pytest.fixture
+def patient_looks(monkeypatch):
+    """Wait for answers on the way, and ask for nothing else meanwhile, longer than a machine stands still."""
+    for module in (devices.v2.elliptec, devices.v4.elliptec):
+        monkeypatch.setattr(module, "_LOOK_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(module, "_CONFIRM_PERIOD_S", 60.0)
+
+
 def truth(bench, address="2"):
     return bench.truth()["instruments"][f"bus.{address}"]
 
@@ -249,7 +257,7 @@ async def test_cancelled_set_stops_the_motion(bench, connection, slow, wait_for)
     assert truth(bench)["position_deg"] < 60
 
 
-async def test_v4_motion_reports_progress_and_locates(bench, connection, slow):
+async def test_v4_motion_reports_progress_and_locates(bench, connection, slow, patient_looks):
     bench.set("bus.2", position_deg=0.0)
     slow()
     device = devices.v4.Elliptec(connection("bus", "rotator"), name="rotator", address="2")
@@ -280,7 +288,7 @@ async def test_v4_knows_when_it_is_not_where_it_was_sent_any_more(bench, connect
     assert (await device.locate())["setpoint"] == pytest.approx(0.0, abs=0.1)
 
 
-def test_v2_motion_reports_progress_and_position(bench, rotator, slow):
+def test_v2_motion_reports_progress_and_position(bench, rotator, slow, patient_looks):
     slow()
     device = rotator("v2")
     updates = []
@@ -293,7 +301,7 @@ def test_v2_motion_reports_progress_and_position(bench, rotator, slow):
     assert device.position == device.read()["rotator"]["value"]
 
 
-def test_progress_goes_on_after_a_question_without_an_answer(bench, engine, rotator, slow, generation):
+def test_progress_goes_on_after_a_question_without_an_answer(bench, engine, rotator, slow, generation, patient_looks):
     slow()
     device = rotator(generation)
     seen = []
