@@ -308,7 +308,7 @@ def test_progress_goes_on_after_a_question_without_an_answer(bench, engine, rota
 
     def plan():
         status = yield from bps.abs_set(device, 180, group="move")
-        status.watch(lambda **update: seen.append(update["current"]))
+        status.watch(lambda **update: seen.append(update.get("current", 0.0)))
         yield from until_moving(bench)
         bench.fault("bus", "silence", count=2)  # it is asked twice
         known = len(seen)
