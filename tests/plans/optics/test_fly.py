@@ -99,11 +99,14 @@ def test_positions_are_those_of_the_stage(bench):
     speed = VELOCITY / TIME_SCALE
     documents = [d for name, d in bench.documents if name == "event" and AXIS in d["data"]]
     assert len(documents) == len(events) >= 6
+    low, high = min(START, STOP), max(START, STOP)
     for document in documents:
         place, known_s = witness.at(document["timestamps"][AXIS])
         allowed = speed * (known_s + document["data"][f"{AXIS}_time_error"] + 2e-3)
+        if not low < place < high:
+            # Where it brakes, also a position of the run is off the straight line between two questions.
+            allowed += 0.05
         assert document["data"][AXIS] == pytest.approx(place, abs=allowed)
-    low, high = min(START, STOP), max(START, STOP)
     assert all(low - 0.5 <= event[AXIS] <= high + 2.5 for event in events)
     assert rests_with_its_velocity(bench)
 
