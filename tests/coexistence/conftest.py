@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from ptys import PtyInstrument
+from ptys import PATIENCE_S, PtyInstrument
 
 from coexistence import Arbiter, SharedSerialPort
 
@@ -21,5 +21,5 @@ def instrument(tmp_path, no_descriptor_left_behind) -> Iterator[PtyInstrument]:
 
 @pytest.fixture
 def port(instrument) -> Iterator[SharedSerialPort]:
-    with SharedSerialPort(instrument.path) as port:
+    with SharedSerialPort(instrument.path, timeout=PATIENCE_S) as port:
         yield port

@@ -18,7 +18,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
 from pathlib import Path
 
-from coexistence import SharedSerialPort
+from coexistence import CommandTimeout, SharedSerialPort
+
+NEVER_S = 86_400.0
+"""As a delay: no reply before :meth:`Instrument.hurry`."""
+
+PATIENCE_S = 5.0
+"""What exchanges on a test's port may take, where they are not to time out: a busy machine stands still for a while."""
 
 Answer = Callable[[bytes], bytes | None]
 """From a command without terminator to the whole reply, or None for no reply."""
@@ -41,7 +47,8 @@ class Instrument:
     terminator
         What ends a command.
     delay
-        Seconds from a command to its reply; a function of the command for different ones.
+        Seconds from a command to its reply; a function of the command for different ones. ``NEVER_S``: until it is told
+        to hurry.
     """
 
     def __init__(
@@ -66,6 +73,9 @@ class Instrument:
         self._watched = -1
         self._pending: deque[bytes] = deque()
         self._free_at = 0.0
+        self._in_a_hurry = False
+        self._resting = threading.Event()
+        self._wanted_at_rest = False
         self._thread: threading.Thread | None = None
 
     def _start(self) -> None:
@@ -100,6 +110,24 @@ class Instrument:
     def wake(self) -> None:
         os.write(self._wake_write, b"\0")
 
+    def hurry(self) -> None:
+        """Answer what was asked now, and without delay from now on."""
+        self._in_a_hurry = True
+        self.wake()
+
+    def settle(self) -> None:
+        """Wait until all that was sent has been read, and answered unless that is to wait until it hurries."""
+        self._resting.clear()
+        self._wanted_at_rest = True
+        self.wake()
+        assert self._resting.wait(10.0), "the instrument did not come to rest"
+
+    def _rest(self, descriptor: int) -> None:
+        waits = bool(self._pending) and self._patience() < NEVER_S / 2
+        if self._wanted_at_rest and not waits and not select.select([descriptor], [], [], 0.0)[0]:
+            self._wanted_at_rest = False
+            self._resting.set()
+
     def _accept(self, timeout: float | None) -> None:
         """Wait for somebody to talk to."""
         select.select([self._wake_read], [], [], timeout)
@@ -110,7 +138,7 @@ class Instrument:
     def _run(self) -> None:
         buffer = b""
         while not self._stopping:
-            timeout = max(self._free_at - time.perf_counter(), 0.0) if self._pending else None
+            timeout = self._patience() if self._pending else None
             descriptor = self._watched = self._descriptor
             if descriptor < 0:
                 buffer = b""
@@ -140,6 +168,7 @@ class Instrument:
                 for command in commands:
                     self._take(command)
             self._reply()
+            self._rest(descriptor)
 
     def _clear_wake(self) -> None:
         if select.select([self._wake_read], [], [], 0.0)[0]:
@@ -154,8 +183,11 @@ class Instrument:
     def _delay_of(self, command: bytes) -> float:
         return self.delay(command) if callable(self.delay) else self.delay
 
+    def _patience(self) -> float:
+        return 0.0 if self._in_a_hurry else max(self._free_at - time.perf_counter(), 0.0)
+
     def _reply(self) -> None:
-        while self._pending and time.perf_counter() >= self._free_at:
+        while self._pending and not self._patience():
             command = self._pending.popleft()
             reply = None if self.silent else self.answer(command)
             if reply is not None:
@@ -298,11 +330,28 @@ class TcpInstrument(Instrument):
 def instrument_and_port(answer: Answer = echo, *, port: dict | None = None, **options) -> Iterator[tuple]:
     """Yield an instrument on a pty and the opened shared port to it."""
     with PtyInstrument(answer, **options) as instrument:
-        shared = SharedSerialPort(instrument.path, **(port or {}))
+        shared = SharedSerialPort(instrument.path, **{"timeout": PATIENCE_S, **(port or {})})
         try:
             yield instrument, shared
         finally:
             shared.close()
+
+
+def unanswered(
+    query: Callable[..., object], question: bytes | str, *, timeout: float = 0.05, **options
+) -> CommandTimeout:
+    """Ask what is not answered in time; return the error.
+
+    It is asked until it was sent: a machine that stands still may take all the time before that.
+    """
+    while True:
+        try:
+            query(question, timeout=timeout, **options)
+        except CommandTimeout as error:
+            if error.sent:
+                return error
+        else:
+            raise AssertionError(f"{question!r} was answered")
 
 
 def unread(instrument: PtyInstrument, port: SharedSerialPort) -> bytes:

@@ -40,7 +40,7 @@ def test_who_waits_gets_the_wire_soon_after_the_holder_died(arbiter, wait_for):
         may_die.wait(5)
 
     def wait():
-        with arbiter.acquire("heir", timeout=5) as hold:
+        with arbiter.acquire("heir", timeout=20) as hold:
             return hold.waited
 
     dying = Person(hold_and_die)
@@ -49,7 +49,7 @@ def test_who_waits_gets_the_wire_soon_after_the_holder_died(arbiter, wait_for):
     wait_for(lambda: len(arbiter) == 1)
     may_die.set()
     dying.result()
-    assert heir.result(1.0) < 1.0
+    assert heir.result() < 5.0
 
 
 async def test_task_that_waits_gets_the_wire_soon_after_the_holder_died(arbiter):
@@ -64,8 +64,8 @@ async def test_task_that_waits_gets_the_wire_soon_after_the_holder_died(arbiter)
     dying = Person(hold_and_die)
     await asyncio.to_thread(holding.wait, 5)
     asyncio.get_running_loop().call_later(0.05, may_die.set)
-    async with arbiter.acquire("heir", timeout=5) as hold:
-        assert hold.waited < 2.0
+    async with arbiter.acquire("heir", timeout=20) as hold:
+        assert hold.waited < 5.0
     dying.result()
 
 
@@ -89,7 +89,7 @@ def test_wire_of_a_task_whose_loop_was_closed_is_free(arbiter):
     loop.run_until_complete(asyncio.sleep(0.01))
     assert arbiter.holder.owner == "forgetful"
     loop.close()
-    with arbiter.acquire("heir", timeout=0.5):
+    with arbiter.acquire("heir", timeout=5):
         pass
     task._log_destroy_pending = False
 
@@ -106,7 +106,7 @@ def test_wire_handed_to_a_task_whose_loop_was_closed_while_it_waited_goes_on(arb
         loop.run_until_complete(asyncio.sleep(0.01))
         assert len(arbiter) == 1
         loop.close()
-    with arbiter.acquire("heir", timeout=1):
+    with arbiter.acquire("heir", timeout=5):
         pass
     task._log_destroy_pending = False
 
@@ -181,7 +181,7 @@ def test_revoked_holder_is_told_at_its_next_use_and_the_next_goes_on(arbiter):
 
         def take_over():
             assert arbiter.revoke("stuck", "the operator took over")
-            with arbiter.acquire("next", timeout=1):
+            with arbiter.acquire("next", timeout=5):
                 pass
 
         Person(take_over).result()
@@ -194,7 +194,7 @@ def test_revoked_holder_is_told_at_its_next_use_and_the_next_goes_on(arbiter):
 def test_leaving_the_block_after_revocation_does_not_free_the_next_holders_wire(arbiter):
     with arbiter.acquire("stuck"):
         arbiter.revoke()
-        holder = Holder(arbiter.acquire("next", timeout=1))
+        holder = Holder(arbiter.acquire("next", timeout=5))
     with holder:
         assert arbiter.holder.owner == "next"
         with pytest.raises(AcquireTimeout), arbiter.acquire("third", timeout=0):
@@ -204,7 +204,7 @@ def test_leaving_the_block_after_revocation_does_not_free_the_next_holders_wire(
 def test_revoked_holder_may_ask_again_inside_its_old_block(arbiter):
     with arbiter.acquire("stuck") as old:
         arbiter.revoke()
-        with arbiter.acquire("stuck", timeout=1) as new:
+        with arbiter.acquire("stuck", timeout=5) as new:
             new.check()
             with pytest.raises(GuardRevoked):
                 old.check()
@@ -251,9 +251,11 @@ def test_revoked_wire_passes_on_only_when_the_exchange_on_it_has_ended(arbiter, 
 
 
 def test_hold_beyond_max_hold_ends_when_others_wait(arbiter):
+    over = threading.Event()
+
     def stick():
         with arbiter.acquire("stuck", max_hold=0.1) as hold:
-            time.sleep(1.5)
+            assert over.wait(30)
             with pytest.raises(GuardRevoked) as caught:
                 hold.check()
             return caught.value
@@ -261,9 +263,12 @@ def test_hold_beyond_max_hold_ends_when_others_wait(arbiter):
     stuck = Person(stick)
     while arbiter.holder is None:
         time.sleep(0.001)
-    with arbiter.acquire("next", timeout=2) as hold:
-        assert 0.05 <= hold.waited < 1.2
-    assert "exceeded its max_hold of 0.1 s while others waited" in stuck.result().reason
+    with arbiter.acquire("next", timeout=10):
+        pass
+    over.set()
+    error = stuck.result()
+    assert "exceeded its max_hold of 0.1 s while others waited" in error.reason
+    assert error.held_for >= 0.1
 
 
 def test_max_hold_does_not_matter_while_nobody_waits(arbiter):
@@ -277,7 +282,7 @@ async def test_max_hold_ends_a_tasks_hold_too(arbiter):
     async with arbiter.acquire("stuck", max_hold=0.05) as hold:
 
         def take():
-            with arbiter.acquire("next", timeout=2):
+            with arbiter.acquire("next", timeout=10):
                 pass
 
         await asyncio.to_thread(take)
@@ -304,8 +309,8 @@ def test_closing_ends_the_wait_of_everybody_with_the_given_error(arbiter, wait_f
         thread, loop = Person(wait), Person(wait_on_a_loop)
         wait_for(lambda: len(arbiter) == 2)
         arbiter.close(lambda owner: WireClosed("wire", owner))
-        assert thread.result(2) == "waiter"
-        assert loop.result(2) == "task"
+        assert thread.result() == "waiter"
+        assert loop.result() == "task"
     with pytest.raises(WireClosed), arbiter.acquire("late"):
         pass
 

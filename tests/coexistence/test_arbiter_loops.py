@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from people import Holder, in_line
+from people import Holder, Person, in_line
 
 from coexistence import Arbiter, LoopBlocked, WouldDeadlock
 
@@ -19,9 +19,9 @@ async def test_waiting_for_a_task_of_the_same_loop_is_refused_at_once(arbiter):
     task = asyncio.create_task(_hold_until(arbiter, "task", done))
     await asyncio.sleep(0)
     started = time.perf_counter()
-    with pytest.raises(WouldDeadlock) as caught, arbiter.acquire("blocking", timeout=5):
+    with pytest.raises(WouldDeadlock) as caught, arbiter.acquire("blocking", timeout=20):
         pass
-    assert time.perf_counter() - started < 1.5
+    assert time.perf_counter() - started < 10.0
     assert (caught.value.owner, caught.value.held_by) == ("blocking", "task")
     assert not len(arbiter)
     done.set()
@@ -35,9 +35,9 @@ async def test_waiting_behind_a_queued_task_of_the_same_loop_is_refused_at_once(
         while not len(arbiter):
             await asyncio.sleep(0)
         started = time.perf_counter()
-        with pytest.raises(WouldDeadlock) as caught, arbiter.acquire("blocking", timeout=5):
+        with pytest.raises(WouldDeadlock) as caught, arbiter.acquire("blocking", timeout=20):
             pass
-        assert time.perf_counter() - started < 1.5
+        assert time.perf_counter() - started < 10.0
         assert caught.value.held_by == "queued task"
         assert in_line(arbiter) == ["queued task"]
     done.set()
@@ -65,11 +65,11 @@ async def test_a_queued_task_of_lower_rank_does_not_stand_in_the_way(arbiter):
 async def test_waiting_for_another_thread_is_given_up_after_50_ms(arbiter):
     with Holder(arbiter.acquire("thread")):
         started = time.perf_counter()
-        with pytest.raises(LoopBlocked) as caught, arbiter.acquire("blocking", timeout=5):
+        with pytest.raises(LoopBlocked) as caught, arbiter.acquire("blocking", timeout=20):
             pass
         elapsed = time.perf_counter() - started
     assert caught.value.held_by == "thread"
-    assert 0.05 <= caught.value.waited <= elapsed < 1.0
+    assert 0.05 <= caught.value.waited <= elapsed < 10.0
 
 
 async def test_short_time_limit_on_a_loop_is_an_ordinary_timeout(arbiter):
@@ -79,15 +79,18 @@ async def test_short_time_limit_on_a_loop_is_an_ordinary_timeout(arbiter):
         pass
 
 
-async def test_blocking_acquisition_of_a_wire_that_becomes_free_in_time_succeeds(arbiter, monkeypatch):
-    monkeypatch.setattr("coexistence.arbiter.LOOP_PATIENCE_S", 2.0)  # 50 ms are nothing on a busy machine
-    holder = Holder(arbiter.acquire("thread"))
-    with holder:
-        import threading
+async def test_blocking_acquisition_of_a_wire_that_becomes_free_in_time_succeeds(arbiter, monkeypatch, wait_for):
+    monkeypatch.setattr("coexistence.arbiter.LOOP_PATIENCE_S", 10.0)  # 50 ms are nothing on a busy machine
+    with Holder(arbiter.acquire("thread")) as holder:
 
-        threading.Timer(0.015, holder.let_go).start()
-        with arbiter.acquire("blocking", timeout=5) as hold:
-            assert 0.0 < hold.waited < 2.0
+        def let_go():
+            wait_for(lambda: len(arbiter) == 1)
+            holder.let_go()
+
+        letting_go = Person(let_go)
+        with arbiter.acquire("blocking", timeout=20) as hold:
+            assert 0.0 < hold.waited < 10.0
+        letting_go.result()
 
 
 async def test_waiting_for_a_thread_that_waits_for_this_loop_is_refused(arbiter):
@@ -112,9 +115,10 @@ async def test_waiting_for_a_thread_that_waits_for_this_loop_is_refused(arbiter)
     await thread
 
 
-async def test_waiting_for_a_task_of_another_loop_is_allowed(arbiter):
+async def test_waiting_for_a_task_of_another_loop_is_allowed(arbiter, monkeypatch):
     import threading
 
+    monkeypatch.setattr("coexistence.arbiter.LOOP_PATIENCE_S", 10.0)
     holding = threading.Event()
 
     async def hold():

@@ -100,7 +100,7 @@ def test_parties_go_by_object_and_not_by_thread_number(arbiter):
     def ask():
         party = current_party()
         assert arbiter.held_by(party) is None
-        with arbiter.acquire("new", timeout=1):
+        with arbiter.acquire("new", timeout=5):
             return threading.get_ident()
 
     for _ in range(20):
@@ -115,10 +115,17 @@ async def test_task_that_left_while_its_exchange_is_still_out_waits_like_anybody
     async with hold:
         hold.begin_operation()
     assert arbiter.holder is hold
-    asyncio.get_running_loop().call_later(0.05, hold.end_operation)
-    async with arbiter.acquire("task", timeout=2) as again:
-        assert again.waited >= 0.04
+
+    async def end_when_it_waits():
+        while not len(arbiter):
+            await asyncio.sleep(0.001)
+        hold.end_operation()
+
+    ending = asyncio.create_task(end_when_it_waits())
+    async with arbiter.acquire("task", timeout=10) as again:
+        assert again.waited > 0.0
         assert arbiter.holder is again
+    await ending
     assert arbiter.holder is None
 
 
@@ -132,7 +139,7 @@ async def test_own_unfinished_exchange_is_no_circle(arbiter):
             hold.begin_operation()
         asyncio.get_running_loop().call_later(0.02, hold.end_operation)
         try:
-            async with arbiter.acquire("task", timeout=2):
+            async with arbiter.acquire("task", timeout=10):
                 pass
         except DeadlockDetected:
             pytest.fail("what ends by itself is no member of a circle")

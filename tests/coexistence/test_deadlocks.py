@@ -25,9 +25,9 @@ def test_taking_wires_against_the_order_is_refused_before_anything_blocks(ordere
     a, b, c = ordered
     with Holder(a.acquire("somebody")), b.acquire("me"), c.acquire("me"):
         started = time.perf_counter()
-        with pytest.raises(LockOrderViolation) as caught, a.acquire("me", timeout=5):
+        with pytest.raises(LockOrderViolation) as caught, a.acquire("me", timeout=20):
             pass
-        assert time.perf_counter() - started < 1.5
+        assert time.perf_counter() - started < 10.0
         assert not len(a)
     assert (caught.value.wire, caught.value.owner) == ("a", "me")
     assert sorted(caught.value.held) == ["b", "c"]
@@ -72,7 +72,7 @@ def test_circle_of_two_threads_is_reported_with_all_members(unordered, wait_for)
 
     def take(first, second, owner):
         with first.acquire(owner, timeout=10):
-            both.wait(5)
+            both.wait(10)
             try:
                 with second.acquire(owner, timeout=10):
                     pass
@@ -83,7 +83,7 @@ def test_circle_of_two_threads_is_reported_with_all_members(unordered, wait_for)
     people = [Person(take, a, b, "one"), Person(take, b, a, "two")]
     for person in people:
         person.result()
-    assert time.perf_counter() - started < 2.0
+    assert time.perf_counter() - started < 8.0
     (error,) = caught
     members = {member.owner: member for member in error.members}
     assert set(members) == {"one", "two"}

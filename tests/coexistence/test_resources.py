@@ -118,7 +118,7 @@ def test_serial_wires_come_before_visa(resources, meter):
 
 
 def test_who_holds_and_who_waits_is_told(resources, meter, wait_for):
-    asked = threading.Thread(target=lambda: meter.query(b"Q1?\n", owner="patient", rank=Rank.BACKGROUND))
+    asked = threading.Thread(target=lambda: meter.query(b"Q1?\n", owner="patient", timeout=30.0, rank=Rank.BACKGROUND))
     with meter.acquire("holder"):
         asked.start()
         wait_for(lambda: resources.held()[0].waiting)

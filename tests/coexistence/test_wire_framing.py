@@ -101,7 +101,7 @@ def test_flood_without_an_end_is_given_up_at_the_deadline(ending):
 
     started = time.perf_counter()
     assert Flood([]).receive(ending, started + 0.05) is None
-    assert time.perf_counter() - started < 1.5
+    assert time.perf_counter() - started < 5.0
 
 
 def test_flood_of_unasked_lines_does_not_keep_an_exchange_beyond_its_deadline():
@@ -122,7 +122,7 @@ def test_flood_of_unasked_lines_does_not_keep_an_exchange_beyond_its_deadline():
         stop.set()
         port.close()
         babbler.result()
-        assert took < 3.0  # what has come is sorted before the clock is looked at, which takes a busy machine a while
+        assert took < 6.0  # what has come is sorted before the clock is looked at, which takes a busy machine a while
 
 
 @settings(max_examples=20, deadline=None)
@@ -132,15 +132,17 @@ def test_any_bytes_come_through_a_real_line(answer):
         assert port.query(b"?\n", owner="meter") == answer
 
 
-def test_fixed_length_replies():
-    with instrument_and_port(lambda command: b"12345678", port={"terminator": b"\r\n"}) as (_, port):
+def test_fixed_length_replies(wait_for):
+    with instrument_and_port(lambda command: b"12345678", port={"terminator": b"\r\n"}) as (instrument, port):
         assert port.query(b"?\n", owner="meter", until=8) == b"12345678"
         with port.acquire("meter") as guard:
             guard.write(b"?\n")
             assert guard.read(3) == b"123"
             assert guard.read(5) == b"45678"
-        with pytest.raises(CommandTimeout) as caught:
-            port.query(b"?\n", owner="meter", until=9, timeout=0.3)
+        with port.acquire("meter") as guard, pytest.raises(CommandTimeout) as caught:
+            guard.write(b"?\n")
+            wait_for(lambda: instrument.left_over == 8)
+            guard.read(9, timeout=0.1)
         assert caught.value.received == b"12345678"
 
 
@@ -202,7 +204,7 @@ def test_commands_without_reply_and_large_amounts_of_data():
 
 def test_large_replies_come_whole():
     with instrument_and_port(lambda command: b"x" * 300_000 + b"\n") as (_, port):
-        assert len(port.query(b"?\n", owner="meter", timeout=5.0)) == 300_000
+        assert len(port.query(b"?\n", owner="meter", timeout=20.0)) == 300_000
 
 
 def test_line_that_is_not_the_answer_goes_to_the_stray_listeners():

@@ -5,7 +5,6 @@ import threading
 import time
 
 import pytest
-from machine import Bystander
 from people import Holder, Person
 from ptys import PtyInstrument, instrument_and_port
 
@@ -31,7 +30,7 @@ def test_guard_writes_reads_and_queries(instrument, port):
     with port.acquire("power_v2", timeout=2.0) as guard:
         assert guard.owner == "power_v2"
         assert guard.write(b"U1\n") == 3
-        assert guard.query(b"Q1?\n", timeout=1.0) == b"A1"
+        assert guard.query(b"Q1?\n") == b"A1"
         guard.write(b"Q2?\n")
         assert guard.read_line() == b"A2"
         guard.write(b"Q34?\n")
@@ -78,13 +77,13 @@ async def test_async_guard_keeps_others_out_between_its_exchanges(port):
 
 async def test_task_may_query_the_port_it_holds(port):
     async with port.acquire_async("meter"):
-        assert await port.query_async(b"Q1?\n", owner="meter", timeout=0.5) == b"A1"
-        assert port.query(b"Q2?\n", owner="meter", timeout=0.5) == b"A2"
+        assert await port.query_async(b"Q1?\n", owner="meter") == b"A1"
+        assert port.query(b"Q2?\n", owner="meter") == b"A2"
 
 
 def test_thread_may_query_the_port_it_holds(port):
     with port.acquire("meter") as guard:
-        assert port.query(b"Q1?\n", owner="meter", timeout=0.5) == b"A1"
+        assert port.query(b"Q1?\n", owner="meter") == b"A1"
         port.write(b"U1\n", owner="meter")
         assert guard.query(b"Q2?\n") == b"A2"
 
@@ -94,7 +93,7 @@ async def test_transaction_runs_on_the_worker_under_one_hold(port):
         assert threading.current_thread() is not threading.main_thread()
         return guard.query(b"Q1?\n"), port.query(b"Q2?\n", owner=guard.owner)
 
-    assert await port.transact_async(twice, owner="meter", timeout=2.0) == (b"A1", b"A2")
+    assert await port.transact_async(twice, owner="meter") == (b"A1", b"A2")
     assert port.stats.owners["meter"].wait.count == 1
 
 
@@ -108,7 +107,7 @@ def test_time_of_a_transaction_covers_all_of_it():
         started = time.perf_counter()
         with pytest.raises(CommandTimeout):
             port.transact(many, owner="meter", timeout=0.2)
-        assert 0.2 <= time.perf_counter() - started < 1.5
+        assert 0.2 <= time.perf_counter() - started < 3.0  # the questions take 5 s
 
 
 async def test_error_in_a_transaction_reaches_the_task(port):
@@ -237,10 +236,10 @@ def test_command_of_a_task_whose_loop_was_closed_is_never_sent(instrument, port)
 async def test_no_exchange_needs_the_event_loop_to_finish(port):
     """The loop is stopped by blocking code while a task's exchange is on the wire: others go on."""
     with Holder(port.acquire("thread")) as holder:
-        asking = asyncio.create_task(port.query_async(b"Q1?\n", owner="task", timeout=5.0))
+        asking = asyncio.create_task(port.query_async(b"Q1?\n", owner="task", timeout=20.0))
         await asyncio.sleep(0.02)
         holder.let_go()
-        deadline = time.perf_counter() + 2.0
+        deadline = time.perf_counter() + 10.0
         while not len(port.log) and time.perf_counter() < deadline:
             time.sleep(0.01)  # noqa: ASYNC251  the loop is blocked on purpose
         assert [entry.owner for entry in port.log] == ["task"]
@@ -251,7 +250,7 @@ async def test_blocking_query_on_the_loop_waits_for_a_tasks_exchange_without_dea
     with instrument_and_port(delay=0.01) as (_, port):
         for _ in range(10):
             asking = asyncio.create_task(port.query_async(b"Q1?\n", owner="task"))
-            while port.current_owner is None:
+            while port.current_owner is None and not asking.done():
                 await asyncio.sleep(0)
             try:
                 assert port.query(b"Q2?\n", owner="on the loop") == b"A2"
@@ -289,12 +288,12 @@ async def test_circle_over_a_tasks_transaction_is_found(two_ports):
     async with second.acquire_async("task"):
 
         def ask_what_the_task_holds(guard):
-            return second.query(b"Q1?\n", owner="transaction", timeout=5.0)
+            return second.query(b"Q1?\n", owner="transaction", timeout=20.0)
 
         started = time.perf_counter()
         with pytest.raises(DeadlockDetected) as caught:
-            await first.transact_async(ask_what_the_task_holds, owner="transaction", timeout=5.0)
-        assert time.perf_counter() - started < 1.0
+            await first.transact_async(ask_what_the_task_holds, owner="transaction", timeout=20.0)
+        assert time.perf_counter() - started < 10.0
     assert {member.owner for member in caught.value.members} == {"transaction"}
 
 
@@ -333,8 +332,8 @@ def test_ports_are_taken_in_one_order():
 
 
 def test_connection_speaks_for_its_owner(instrument, port):
-    connection = Connection(port, "power_v2", timeout=0.5)
-    assert (connection.owner, connection.timeout, connection.description) == ("power_v2", 0.5, instrument.path)
+    connection = Connection(port, "power_v2", timeout=7.5)
+    assert (connection.owner, connection.timeout, connection.description) == ("power_v2", 7.5, instrument.path)
     assert connection.wire is port
     assert connection.query(b"Q1?\n") == b"A1"
     assert connection.exchange(b"Q2?\n", rank=Rank.BACKGROUND).data == b"A2"
@@ -351,6 +350,7 @@ def test_connection_speaks_for_its_owner(instrument, port):
         assert await connection.collect_strays_async() == 0
 
     asyncio.run(all_again())
+    connection.timeout = 0.5
     with pytest.raises(CommandTimeout) as caught:
         connection.query(b"silence\n")
     assert caught.value.timeout == 0.5
@@ -396,8 +396,8 @@ def test_connection_passes_listeners_and_steps_on(instrument, port, wait_for):
     assert strays == [b"unasked"]
     instrument.kill()
     instrument.plug_in()
-    assert connection.query(b"Q1?\n", timeout=5.0) == b"A1"
-    assert [event.connected for event in events] == [False, True]
+    assert connection.query(b"Q1?\n", timeout=10.0) == b"A1"
+    wait_for(lambda: [event.connected for event in events] == [False, True])
     assert steps == ["meter"]
     for remove in removals:
         remove()
@@ -410,13 +410,18 @@ def test_zero_timeout_takes_a_free_wire_only(port):
         pass
 
 
-async def test_connection_opened_by_a_task_does_not_block_the_loop(instrument, loop_gap):
+async def test_connection_opened_by_a_task_does_not_block_the_loop(instrument):
+    opening, loop_runs = threading.Event(), threading.Event()
+
     def open_slowly():
-        time.sleep(0.3)
+        opening.set()
+        assert loop_runs.wait(20.0), "the loop does not run while the wire is opened"
         return SharedSerialPort(instrument.path)
 
-    connection = Connection(open_slowly, "meter")
-    with Bystander() as bystander, loop_gap(asyncio.get_running_loop()) as gap:
-        assert await connection.query_async(b"Q1?\n") == b"A1"
-    assert gap.largest_gap_s < 0.2 + bystander.longest_stall_s
+    connection = Connection(open_slowly, "meter", timeout=5.0)
+    asking = asyncio.create_task(connection.query_async(b"Q1?\n"))
+    while not opening.is_set():
+        await asyncio.sleep(0.001)
+    loop_runs.set()
+    assert await asking == b"A1"
     connection.wire.close()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from people import Holder, Person, in_line
 from proofs import many_wires
-from ptys import instrument_and_port
+from ptys import instrument_and_port, unanswered
 
 from coexistence import AcquireTimeout, CommandTimeout, WireDisconnected
 from coexistence.wire_statistics import OwnerStatistics, Sketch, StatisticsCollector
@@ -33,8 +33,7 @@ def test_each_owner_has_figures_of_its_own(port, instrument):
 
 def test_timeouts_losses_and_waits_are_counted(port, instrument):
     instrument.silent = True
-    with pytest.raises(CommandTimeout):
-        port.query(b"Q1?\n", owner="meter", timeout=0.02)
+    unanswered(port.query, b"Q1?\n", owner="meter")
     assert port.stats.owners["meter"].timeouts == 1
     with Holder(port.acquire("holder")), pytest.raises(AcquireTimeout):
         port.query(b"Q2?\n", owner="second", timeout=0.02)
@@ -49,7 +48,7 @@ def test_waiting_time_is_counted_for_who_waited(wait_for):
     with instrument_and_port() as (_, port):
         began = time.perf_counter()
         with Holder(port.acquire("holder")) as holder:
-            person = Person(lambda: port.query(b"Q1?\n", owner="patient", timeout=5.0))
+            person = Person(lambda: port.query(b"Q1?\n", owner="patient", timeout=20.0))
             wait_for(lambda: in_line(port.wire.arbiter) == ["patient"])
             waiting = time.perf_counter()
             time.sleep(0.1)
@@ -72,7 +71,7 @@ def test_log_keeps_the_last_exchanges_only():
     last = log[-1]
     assert (last.owner, last.sent, last.outcome) == ("meter", b"Q11?\n", "ok")
     assert before <= last.time <= time.time()
-    assert 0.0 < last.duration < 1.0
+    assert 0.0 < last.duration < 5.0
     assert last.wait == 0.0
 
 
@@ -80,7 +79,7 @@ def test_log_tells_how_each_exchange_ended(port, instrument):
     port.query(b"Q1?\n", owner="meter")
     instrument.silent = True
     with pytest.raises(CommandTimeout):
-        port.query(b"Q2?\n", owner="meter", timeout=0.02)
+        port.query(b"Q2?\n", owner="meter", timeout=0.3)
     with pytest.raises(CommandTimeout):
         port.query(b"Q3?\n", owner="meter", timeout=0.01)
     assert [entry.outcome for entry in port.log] == ["ok", "timeout", "not sent"]
@@ -90,7 +89,7 @@ def test_loss_and_return_are_logged_with_structured_fields(port, instrument, cap
     caplog.set_level(logging.INFO, "coexistence.wire")
     instrument.kill()
     instrument.plug_in()
-    port.query(b"Q1?\n", owner="meter", timeout=5.0)
+    port.query(b"Q1?\n", owner="meter", timeout=10.0)
 
     def events_told() -> dict:
         return {record.event: record for record in caplog.records if hasattr(record, "event")}
@@ -100,8 +99,7 @@ def test_loss_and_return_are_logged_with_structured_fields(port, instrument, cap
     assert events["lost"].wire == events["back"].wire == port.path
     assert events["lost"].levelno == logging.WARNING
     instrument.silent = True
-    with pytest.raises(CommandTimeout):
-        port.query(b"Q2?\n", owner="meter", timeout=0.02)
+    unanswered(port.query, b"Q2?\n", owner="meter")
     assert (caplog.records[-1].wire, caplog.records[-1].owner) == (port.path, "meter")
 
 
@@ -160,7 +158,7 @@ def test_figures_are_complete_although_many_report_at_once(port):
     def ask(owner):
         choose = random.Random(owner)
         for _ in range(100):
-            port.query(b"Q%d?\n" % choose.randrange(100), owner=owner, timeout=10.0)
+            port.query(b"Q%d?\n" % choose.randrange(100), owner=owner, timeout=30.0)
 
     people = [Person(ask, f"{number}") for number in range(5)]
     for person in people:
