@@ -3,10 +3,10 @@
 import asyncio
 import threading
 import time
+from collections import Counter
 
 import pytest
 import serial
-from machine import Bystander
 from pymeasure.adapters import SerialAdapter
 from pymeasure.instruments.newport import ESP300
 
@@ -19,7 +19,7 @@ class PollingRotator:
 
     def __init__(self, path: str, address: str) -> None:
         self.address = address
-        self.port = serial.Serial(path, 9600, timeout=2.0)
+        self.port = serial.Serial(path, 9600, timeout=20.0)
         self.port.elliptec_address = address
 
     def position(self) -> str:
@@ -41,7 +41,7 @@ class ByteWiseRotator:
 
     def __init__(self, url: str, address: str) -> None:
         self.address = address
-        self.port = serial.serial_for_url(url, do_not_open=True, timeout=0.5, write_timeout=2.0)
+        self.port = serial.serial_for_url(url, do_not_open=True, timeout=0.5, write_timeout=20.0)
         self.port.open()
         assert isinstance(self.port, serial.Serial)
 
@@ -49,7 +49,7 @@ class ByteWiseRotator:
         self.port.write(self.address.encode())
         self.port.write(b"gp")
         reply = b""
-        deadline = time.monotonic() + 2.0
+        deadline = time.monotonic() + 20.0
         while not reply.endswith(b"\r\n") and time.monotonic() < deadline:
             if self.port.in_waiting:
                 reply += self.port.read(1)
@@ -84,7 +84,7 @@ def pool():
 
 
 def own_lines(address: str) -> LeaseRules:
-    return LeaseRules(accept=lambda line: line.startswith(address.encode()))
+    return LeaseRules(accept=lambda line: line.startswith(address.encode()), acquire_timeout=20.0)
 
 
 def poll(driver, answers: list) -> threading.Thread:
@@ -100,24 +100,24 @@ def poll(driver, answers: list) -> threading.Thread:
 async def test_two_rotator_drivers_and_a_task_on_one_bus_get_200_of_200_right(simulation, pool):
     path = simulation.ports["bus"]
     bus = pool.get(path, terminator=b"\r\n")
-    with adopt(pool, {path: "polling"}):
+    # Every command is answered: a driver or an instrument that stands still for a while must not end a lease before.
+    with adopt(pool, {path: "polling"}, quiet_time=5.0, reply_time=5.0, acquire_timeout=20.0):
         polling = PollingRotator(path, "2")
-    bytewise = ByteWiseRotator(f"shared://{path}?owner=bytewise", "3")
+    bytewise = ByteWiseRotator(f"shared://{path}?owner=bytewise&quiet_time=5", "3")
     answers: dict[str, list] = {"2": [], "3": [], "4": []}
-    with Bystander() as bystander:
-        threads = [poll(polling, answers["2"]), poll(bytewise, answers["3"])]
-        for _ in range(200):
-            reply = await bus.query_async(b"4gp", owner="task", timeout=20.0, accept=lambda line: line.startswith(b"4"))
-            answers["4"].append(reply.decode())
-        for thread in threads:
-            await asyncio.to_thread(thread.join)
+    threads = [poll(polling, answers["2"]), poll(bytewise, answers["3"])]
+    for _ in range(200):
+        reply = await bus.query_async(b"4gp", owner="task", timeout=20.0, accept=lambda line: line.startswith(b"4"))
+        answers["4"].append(reply.decode())
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
     polling.close()
     bytewise.close()
     for address, replies in answers.items():
         assert len(replies) == 200
         assert len(set(replies)) == 1
         assert replies[0].startswith(f"{address}PO")
-    assert bus.stats.timeouts == 0 or bystander.longest_stall_s > 0.05
+    assert bus.stats.timeouts == 0
 
 
 async def test_a_rotator_driver_moves_while_another_and_a_task_go_on(simulation, pool):
@@ -131,16 +131,16 @@ async def test_a_rotator_driver_moves_while_another_and_a_task_go_on(simulation,
     moved = []
 
     def move() -> None:
-        moved.extend(moving.move_to(pulses) for pulses in (143_359, 0, 143_359, 8_000))
+        for pulses in (143_359, 0, 143_359, 8_000):
+            moved.append(moving.move_to(pulses))
 
     mover = threading.Thread(target=move)
     mover.start()
-    waits = []
+    during = Counter()  # how often the task was answered while the first, second, ... move went on
     positions = []
     while mover.is_alive():
-        began = time.perf_counter()
         reply = await bus.query_async(b"4gp", owner="task", timeout=20.0, accept=lambda line: line.startswith(b"4"))
-        waits.append(time.perf_counter() - began)
+        during[len(moved)] += 1
         assert reply.startswith(b"4PO")
         positions.append(await asyncio.to_thread(polling.position))
     await asyncio.to_thread(mover.join)
@@ -148,7 +148,7 @@ async def test_a_rotator_driver_moves_while_another_and_a_task_go_on(simulation,
     polling.close()
     assert [reply[:3] for reply in moved] == ["2PO"] * 4
     assert {position[:3] for position in positions} == {"3PO"}
-    assert sorted(waits)[len(waits) // 2] < 0.5  # a machine that does other things makes some of them longer
+    assert max(during.values()) > 4  # the wire is not held until the moving one arrives
 
 
 def visa_controller(path: str) -> ESP300:
@@ -158,12 +158,12 @@ def visa_controller(path: str) -> ESP300:
         baud_rate=19200,
         read_termination="\r\n",
         write_termination="\r",
-        timeout=2000,
+        timeout=20_000,
     )
 
 
 def serial_controller(path: str) -> ESP300:
-    return ESP300(SerialAdapter(path, baudrate=19200, timeout=2.0, read_termination="\r\n", write_termination="\r"))
+    return ESP300(SerialAdapter(path, baudrate=19200, timeout=20.0, read_termination="\r\n", write_termination="\r"))
 
 
 @pytest.mark.parametrize("make", [visa_controller, serial_controller])
@@ -175,7 +175,7 @@ async def test_pymeasure_drives_a_motion_controller_that_a_task_queries(simulati
 
     def drive() -> None:
         try:
-            with adopt(pool, {path: "pymeasure"}):
+            with adopt(pool, {path: "pymeasure"}, reply_time=5.0, acquire_timeout=20.0):
                 controller = make(path)
             controller.x.enable()
             for target in (0.5, 1.0, 0.25):
@@ -189,15 +189,14 @@ async def test_pymeasure_drives_a_motion_controller_that_a_task_queries(simulati
             done.set()
 
     number = 0
-    with Bystander() as bystander:
-        driver = asyncio.create_task(asyncio.to_thread(drive))
-        while not done.is_set():
-            identity = await wire.query_async(b"VE?\r", owner="task", timeout=20.0)
-            assert b"ESP300" in identity
-            number += 1
-        await driver
+    driver = asyncio.create_task(asyncio.to_thread(drive))
+    while not done.is_set():
+        identity = await wire.query_async(b"VE?\r", owner="task", timeout=20.0)
+        assert b"ESP300" in identity
+        number += 1
+    await driver
     assert positions == pytest.approx([0.5, 1.0, 0.25], abs=1e-3)
     assert len(speeds) == 1
     assert number > 5
     assert wire.stats.owners["pymeasure"].exchanges >= 6
-    assert wire.stats.timeouts == 0 or bystander.longest_stall_s > 0.05
+    assert wire.stats.timeouts == 0

@@ -20,7 +20,7 @@ from coexistence.adoption.lease import Lease
 
 PROGRAM = """
 import serial, sys
-port = serial.Serial(sys.argv[1], timeout=2.0, exclusive=True)
+port = serial.Serial(sys.argv[1], timeout=20.0, exclusive=True)
 for number in range(int(sys.argv[2])):
     port.write(b"Qp%d?\\n" % number)
     reply = port.readline()
@@ -56,24 +56,21 @@ def test_a_program_that_is_no_python_can_use_it(port):
     with port.export("shell") as exported, open(exported.path, "r+b", buffering=0) as plain:
         tty.setraw(plain)
         plain.write(b"Q5?\n")
-        assert select.select([plain], [], [], 2.0)[0]
+        assert select.select([plain], [], [], 20.0)[0]
         assert plain.read(100) == b"A5\n"
 
 
-def test_a_command_without_reply_keeps_the_wire_for_the_quiet_time_only(port):
+def test_a_command_without_reply_keeps_the_wire_for_the_quiet_time_only(port, instrument, wait_for):
     with port.export("program", quiet_time=0.15) as exported, serial.Serial(exported.path) as program:
         program.write(b"move\n")
-        deadline = time.perf_counter() + 2.0
-        while port.current_owner != "program":
-            assert time.perf_counter() < deadline
-        began = time.perf_counter()
-        assert port.query(b"Q1?\n", owner="other") == b"A1"
-        assert time.perf_counter() - began < 1.5
+        wait_for(lambda: instrument.received)
+        assert port.query(b"Q1?\n", owner="other", timeout=8.0) == b"A1"  # the longest lease is 10 s
+    assert port.stats.owners["program"].hold.max >= 0.15
 
 
 def test_a_reply_after_the_lease_still_reaches_the_program(port, instrument):
     instrument.delay = 0.3
-    with port.export("program") as exported, serial.Serial(exported.path, timeout=2.0) as program:
+    with port.export("program") as exported, serial.Serial(exported.path, timeout=20.0) as program:
         program.write(b"Q1?\n")
         assert program.readline() == b"A1\n"
 
@@ -83,7 +80,7 @@ def test_the_link_stands_for_the_port_while_it_exists(port, tmp_path):
     for _ in range(2):
         with port.export("program", link=str(link)) as exported:
             assert exported.path == str(link)
-            with serial.Serial(str(link), timeout=1.0) as program:
+            with serial.Serial(str(link), timeout=20.0) as program:
                 program.write(b"Q1?\n")
                 assert program.readline() == b"A1\n"
         assert not link.is_symlink()
@@ -137,7 +134,7 @@ def test_closing_does_not_wait_for_a_write_that_is_about_to_join_the_line(port, 
         closing.result(20.0)
 
 
-def test_a_program_that_waits_in_vain_is_told_in_the_log(port, caplog):
+def test_a_program_that_waits_in_vain_is_told_in_the_log(port, caplog, wait_for):
     with (
         port.export("program", acquire_timeout=0.1) as exported,
         serial.Serial(exported.path, timeout=0.3) as program,
@@ -145,12 +142,12 @@ def test_a_program_that_waits_in_vain_is_told_in_the_log(port, caplog):
     ):
         program.write(b"Q1?\n")
         assert program.readline() == b""
-    assert "was not sent" in caplog.text
+        wait_for(lambda: "was not sent" in caplog.text)
     assert "held by 'scan'" in caplog.text
 
 
 def test_an_idle_export_uses_no_time(port):
-    with port.export("program") as exported, serial.Serial(exported.path, timeout=1.0) as program:
+    with port.export("program") as exported, serial.Serial(exported.path, timeout=20.0) as program:
         program.write(b"Q1?\n")
         assert program.readline() == b"A1\n"
         time.sleep(0.2)
@@ -162,7 +159,7 @@ def test_an_idle_export_uses_no_time(port):
 def test_the_export_of_a_bus_takes_only_its_own_lines(port, instrument):
     instrument.answer = lambda command: command + b" done\n"
     own = {"accept": lambda line: line.startswith(b"2")}
-    with port.export("program", **own) as exported, serial.Serial(exported.path, timeout=1.0) as program:
+    with port.export("program", **own) as exported, serial.Serial(exported.path, timeout=20.0) as program:
         program.write(b"2go\n")
         instrument.say(b"3 button\n")
         assert program.readline() == b"2go done\n"
@@ -181,7 +178,7 @@ def test_pulling_the_cable_leaves_the_virtual_port_in_place(wait_for, tmp_path):
         instrument.plug_in()
         wait_for(lambda: port.connected)
         program.reset_input_buffer()
-        deadline = time.perf_counter() + 5.0
+        deadline = time.perf_counter() + 30.0
         reply = b""
         while reply != b"A3\n" and time.perf_counter() < deadline:
             program.write(b"Q3?\n")

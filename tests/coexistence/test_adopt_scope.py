@@ -33,14 +33,14 @@ class OwnSerial(serial.Serial):
 
 
 def opened_later(path):
-    port = serial.Serial(timeout=1.0)
+    port = serial.Serial(timeout=20.0)
     port.port = path
     port.open()
     return port
 
 
 def opened_by_url_later(path):
-    port = serial.serial_for_url(path, do_not_open=True, timeout=1.0)
+    port = serial.serial_for_url(path, do_not_open=True, timeout=20.0)
     port.open()
     return port
 
@@ -48,13 +48,13 @@ def opened_by_url_later(path):
 @pytest.mark.parametrize(
     "opened",
     [
-        lambda path: serial.Serial(path, timeout=1.0),
-        lambda path: EarlyImport(path, 9600, timeout=1.0),
-        lambda path: serial.serial_for_url(path, timeout=1.0),
-        lambda path: serial.Serial(path, timeout=1.0).__enter__(),
+        lambda path: serial.Serial(path, timeout=20.0),
+        lambda path: EarlyImport(path, 9600, timeout=20.0),
+        lambda path: serial.serial_for_url(path, timeout=20.0),
+        lambda path: serial.Serial(path, timeout=20.0).__enter__(),
         opened_later,
         opened_by_url_later,
-        lambda path: serial.PosixPollSerial(path, timeout=1.0),
+        lambda path: serial.PosixPollSerial(path, timeout=20.0),
     ],
 )
 def test_every_way_of_opening_reaches_the_wire(pool, instrument, opened):
@@ -71,7 +71,7 @@ def test_every_way_of_opening_reaches_the_wire(pool, instrument, opened):
 
 def test_a_driver_that_extends_serial_keeps_what_it_overrides(pool, instrument):
     with adopt(pool, {instrument.path: "legacy"}):
-        driver = OwnSerial(instrument.path, timeout=1.0)
+        driver = OwnSerial(instrument.path, timeout=20.0)
     assert isinstance(driver, OwnSerial)
     assert isinstance(driver, SharedSerial)
     assert type(driver).__name__ == "OwnSerial"
@@ -82,7 +82,7 @@ def test_a_driver_that_extends_serial_keeps_what_it_overrides(pool, instrument):
 
 def test_it_is_found_by_symlink_and_by_device_alike(pool, instrument):
     for adopted, opened in ((instrument.path, instrument.device), (instrument.device, instrument.path)):
-        with adopt(pool, {adopted: "legacy"}), serial.Serial(opened, timeout=1.0) as driver:
+        with adopt(pool, {adopted: "legacy"}), serial.Serial(opened, timeout=20.0) as driver:
             assert isinstance(driver, SharedSerial)
             driver.write(b"Q1?\n")
             assert driver.readline() == b"A1\n"
@@ -94,7 +94,7 @@ def test_other_ports_and_other_threads_are_left_alone(pool, instrument):
         kinds = []
 
         def use_other() -> None:
-            with serial.Serial(other.path, timeout=1.0) as plain:
+            with serial.Serial(other.path, timeout=20.0) as plain:
                 plain.write(b"Q1?\n")
                 assert plain.readline() == b"A1\n"
                 kinds.append(type(plain))
@@ -102,7 +102,7 @@ def test_other_ports_and_other_threads_are_left_alone(pool, instrument):
         thread = threading.Thread(target=use_other)
         thread.start()
         thread.join()
-        with serial.serial_for_url("loop://", timeout=1.0) as loop:
+        with serial.serial_for_url("loop://", timeout=20.0) as loop:
             loop.write(b"x")
             assert loop.read(1) == b"x"
         with pytest.raises(serial.SerialException):
@@ -116,7 +116,7 @@ def test_pyserial_is_restored_on_every_way_out(pool, instrument):
         assert (serial.Serial.open, serial.serial_for_url) != before
         raise KeyError
     assert (serial.Serial.open, serial.serial_for_url) == before
-    with serial.Serial(instrument.path, timeout=1.0) as plain:
+    with serial.Serial(instrument.path, timeout=20.0) as plain:
         assert type(plain) is serial.Serial
 
 
@@ -147,7 +147,7 @@ def test_blocks_of_two_threads_may_overlap(pool, instrument):
 
 def test_a_driver_stays_on_the_wire_after_the_block(pool, instrument):
     with adopt(pool, {instrument.path: "legacy"}):
-        driver = serial.Serial(instrument.path, timeout=1.0)
+        driver = serial.Serial(instrument.path, timeout=20.0)
     port = pool.get(instrument.path)
     for _ in range(2):
         driver.write(b"Q1?\n")
@@ -159,7 +159,7 @@ def test_a_driver_stays_on_the_wire_after_the_block(pool, instrument):
 
 
 def test_a_wire_that_is_not_open_is_opened_as_the_driver_asks(pool, instrument):
-    with adopt(pool, {instrument.path: "legacy"}), serial.Serial(instrument.path, 19200, timeout=1.0) as driver:
+    with adopt(pool, {instrument.path: "legacy"}), serial.Serial(instrument.path, 19200, timeout=20.0) as driver:
         assert driver.baudrate == 19200
     assert [port.baud_rate for port in pool.ports] == [19200]
 
@@ -176,14 +176,14 @@ def test_a_driver_with_other_settings_than_the_wire_is_refused(pool, instrument)
 def test_the_wire_may_be_reopened_within_the_block(pool, instrument, wait_for):
     port = pool.get(instrument.path)
     with adopt(pool, {instrument.path: "legacy"}):
-        driver = serial.Serial(instrument.path, timeout=1.0)
+        driver = serial.Serial(instrument.path, timeout=20.0)
         instrument.kill()
         with pytest.raises(serial.SerialException):
             driver.write_timeout = 0.1
             driver.write(b"Q1?\n")
         instrument.plug_in()
         wait_for(lambda: port.connected)
-        driver.write_timeout = None
+        driver.write_timeout = 10.0
         driver.write(b"Q1?\n")
         assert driver.readline() == b"A1\n"
         driver.close()
@@ -215,7 +215,7 @@ def test_a_network_port_can_be_adopted(pool):
     from ptys import TcpInstrument
 
     with TcpInstrument() as instrument, adopt(pool, {instrument.path: "legacy"}):
-        driver = serial.serial_for_url(instrument.path, timeout=1.0)
+        driver = serial.serial_for_url(instrument.path, timeout=20.0)
         assert isinstance(driver, SharedSerial)
         driver.write(b"Q1?\n")
         assert driver.readline() == b"A1\n"

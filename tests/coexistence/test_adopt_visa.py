@@ -50,8 +50,8 @@ def resource(request, simulation):
 
 @pytest.fixture
 def meter(visa, manager, resource):
-    with adopt(visa, {resource: "legacy"}):
-        meter = manager.open_resource(resource, read_termination="\n", write_termination="\n", timeout=3000)
+    with adopt(visa, {resource: "legacy"}, reply_time=8.0):
+        meter = manager.open_resource(resource, read_termination="\n", write_termination="\n", timeout=20_000)
     yield meter
     meter.close()
 
@@ -62,7 +62,7 @@ def test_it_is_of_the_class_that_pyvisa_gives(meter, resource):
     assert isinstance(meter, pyvisa.resources.MessageBasedResource)
     assert meter.interface_type == InterfaceType.tcpip
     assert meter.resource_name == resource
-    assert meter.timeout == 3000
+    assert meter.timeout == 20_000
 
 
 def test_pyvisas_ways_to_talk_work(meter):
@@ -96,7 +96,7 @@ def test_a_missing_answer_is_visas_timeout(meter):
     began = time.perf_counter()
     with pytest.raises(VisaIOError, match="VI_ERROR_TMO"):
         meter.read()
-    assert 0.15 < time.perf_counter() - began < 1.5
+    assert 0.15 < time.perf_counter() - began < 5.0
 
 
 def test_clear_and_flush_forget_what_was_not_read(meter):
@@ -149,7 +149,7 @@ def test_locks_and_holds_keep_others_out(meter, visa, resource):
     answers = []
     for hold in (meter.lock_context, meter.hold):
         with hold():
-            other = threading.Thread(target=lambda: answers.append(session.query("*OPC?", timeout=3.0)))
+            other = threading.Thread(target=lambda: answers.append(session.query("*OPC?", timeout=20.0)))
             other.start()
             for _ in range(3):
                 assert meter.query("*IDN?").startswith("Agilent")
@@ -180,7 +180,7 @@ def test_the_wire_held_by_others_is_a_timeout_that_names_them(meter, visa, resou
 
 
 async def test_a_driver_and_tasks_share_a_session_without_crossed_answers(meter, visa, resource):
-    session = visa.session(resource, owner="task")
+    session = visa.session(resource, owner="task", timeout=20.0)
     wrong = []
 
     def drive() -> None:
