@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -25,17 +26,24 @@ from coexistence import (
 from coexistence.config import DualConfig
 from coexistence.runtime import ConnectTimeout, StopTimeout, UnknownName, WrongState
 
+HANGS_FOR_S = 0.3
 LIMITS = RuntimeLimits(
-    announce_s=0.3, plan_s=0.3, v4_stop_s=0.3, v2_stop_s=0.3, wires_s=0.3, connect_grace_s=0.05, health_s=0.3
+    announce_s=20, plan_s=20, v4_stop_s=20, v2_stop_s=20, wires_s=20, connect_grace_s=0.05, health_s=20
 )
-HANGING_S = 1.5
+"""Nothing hangs: a busy machine may take its time."""
+SHORT_LIMITS = {
+    name: replace(LIMITS, **{name: HANGS_FOR_S})
+    for name in ("announce_s", "plan_s", "v4_stop_s", "v2_stop_s", "wires_s", "health_s")
+}
+"""By the step that hangs."""
+HANGING_S = 5.0
 """What one hanging step may take of the time of all, with a margin for a busy machine."""
 
 
 class Blocking:
     """A v2 instrument whose calls do what the test says, and are noted."""
 
-    def __init__(self, name: str, *, connect_timeout: float = 0.3, **actions: Callable[[], object]) -> None:
+    def __init__(self, name: str, *, connect_timeout: float = 20.0, **actions: Callable[[], object]) -> None:
         self.name = name
         self.connect_timeout = connect_timeout
         self.actions = actions
@@ -114,8 +122,8 @@ def test_all_is_told_before_starting_and_restarting_return():
             told.append((transition.subject, transition.after.value))
 
     manager = DualRuntimeManager(
-        v2=[Blocking("old", connect_timeout=5.0), Blocking("gone", start=failing, connect_timeout=5.0)],
-        v4=[Asynchronous("new", connect_timeout=5.0)],
+        v2=[Blocking("old"), Blocking("gone", start=failing)],
+        v4=[Asynchronous("new")],
         limits=LIMITS,
     )
     manager.add_listener(listen)
@@ -222,12 +230,14 @@ def test_a_disabled_generation_is_not_started():
 
 @pytest.mark.parametrize("generation", ["v2", "v4"])
 def test_an_instrument_that_hangs_while_connecting_costs_its_own_time_and_no_more(generation: str, hang):
-    hangs = {"v2": Blocking("hangs", start=hang), "v4": Asynchronous("hangs", start=for_ever)}[generation]
+    hangs: Blocking = {"v2": Blocking, "v4": Asynchronous}[generation](
+        "hangs", connect_timeout=HANGS_FOR_S, start=hang if generation == "v2" else for_ever
+    )
     made = {"v2": [Blocking("old")], "v4": [Asynchronous("new")]}
     made[generation].append(hangs)
     began = time.monotonic()
     with running(**made) as manager:
-        assert time.monotonic() - began < 0.35 + HANGING_S
+        assert time.monotonic() - began < HANGS_FOR_S + HANGING_S
         error = manager.instruments["hangs"].error
         assert isinstance(error, ConnectTimeout)
         assert str(error) == ("it did not connect within 0.3 s. Check that it is on, or raise its connect_timeout.")
@@ -237,7 +247,7 @@ def test_an_instrument_that_hangs_while_connecting_costs_its_own_time_and_no_mor
 
 
 def test_many_hanging_v2_instruments_use_up_no_thread_of_v4(hang):
-    hanging = [Blocking(f"hangs_{number}", start=hang) for number in range(40)]
+    hanging = [Blocking(f"hangs_{number}", connect_timeout=HANGS_FOR_S, start=hang) for number in range(40)]
 
     def in_a_thread() -> Awaitable[None]:
         return asyncio.to_thread(time.sleep, 0.01)
@@ -248,24 +258,25 @@ def test_many_hanging_v2_instruments_use_up_no_thread_of_v4(hang):
 
 
 @pytest.mark.parametrize("generation", ["v2", "v4"])
-def test_an_instrument_that_hangs_while_stopping_costs_its_own_time_and_no_more(generation: str, hang):
+def test_an_instrument_that_hangs_while_stopping_costs_its_own_time_and_no_more(generation: str, hang, wait_for):
     hangs = {"v2": Blocking("hangs", stop=hang), "v4": Asynchronous("hangs", stop=for_ever)}[generation]
     made = {"v2": [Blocking("old")], "v4": [Asynchronous("new")]}
     made[generation].append(hangs)
-    with running(**made) as manager:
+    with running(limits=SHORT_LIMITS[f"{generation}_stop_s"], **made) as manager:
         pass
     report = manager.shutdown_report
-    assert report.duration_s < 0.3 + HANGING_S
-    assert "hangs did not stop in order: it did not stop within 0.3 s." in report.problems[0]
+    assert report.duration_s < HANGS_FOR_S + HANGING_S
+    assert "hangs did not stop in order: it did not stop within 0.3 s." in "\n".join(report.problems)
     assert isinstance(manager.instruments["hangs"].error, StopTimeout)
-    assert made["v2"][0].calls[-1] == made["v4"][0].calls[-1] == "close"
-    assert report.left_behind == (("stop hangs",) if generation == "v2" else ())
+    wait_for(lambda: made["v2"][0].calls[-1] == made["v4"][0].calls[-1] == "close")
+    assert ("stop hangs" in report.left_behind) == (generation == "v2")
 
 
 def test_a_v4_instrument_that_blocks_the_loop_does_not_keep_the_runtime_from_stopping(hang):
-    with running(v2=[Blocking("old")], v4=[Asynchronous("blocks", stop=hang)]) as manager:
+    limits = replace(SHORT_LIMITS["v4_stop_s"], wires_s=HANGS_FOR_S)
+    with running(v2=[Blocking("old")], v4=[Asynchronous("blocks", stop=hang)], limits=limits) as manager:
         pass
-    assert manager.shutdown_report.duration_s < 3 * LIMITS.v4_stop_s + HANGING_S * 4
+    assert manager.shutdown_report.duration_s < 3 * HANGS_FOR_S + HANGING_S * 2
 
 
 @pytest.mark.parametrize("step", ["announce", "plan", "wires"])
@@ -280,14 +291,17 @@ def test_any_step_of_a_shutdown_may_hang(step: str, hang):
 
     old = Blocking("old")
     manager = DualRuntimeManager(
-        v2=[old], resources=Wires(), limits=LIMITS, end_plan=lambda _: hang() if step == "plan" else None
+        v2=[old],
+        resources=Wires(),
+        limits=SHORT_LIMITS[f"{step}_s"],
+        end_plan=lambda _: hang() if step == "plan" else None,
     )
     if step == "announce":
         manager.add_shutdown_listener(hang)
     with manager:
         pass
     assert manager.state is RuntimeState.STOPPED
-    assert manager.shutdown_report.duration_s < 0.3 + HANGING_S
+    assert manager.shutdown_report.duration_s < HANGS_FOR_S + HANGING_S
     assert len(manager.shutdown_report.problems) == len(manager.left_behind) == 1
     assert old.calls == ["start", "stop", "close"]
 
@@ -337,22 +351,20 @@ async def test_a_shutdown_on_the_loop_of_v4_goes_on_by_itself():
     manager = DualRuntimeManager(v4=[Asynchronous("new")], loop=loop, limits=LIMITS)
     await asyncio.to_thread(manager.start)
     assert manager.shutdown() is None
-    assert await asyncio.to_thread(manager.wait_stopped, 5)
+    assert await asyncio.to_thread(manager.wait_stopped, 20)
     assert manager.instruments["new"].state is InstrumentState.STOPPED
 
 
 def test_slow_instruments_do_not_hold_who_waits_only_a_moment(wait_for):
     ready = threading.Event()
     told = []
-    manager = DualRuntimeManager(
-        v2=[Blocking("slow", start=ready.wait, connect_timeout=5)], v4=[Asynchronous("quick")], limits=LIMITS
-    )
+    manager = DualRuntimeManager(v2=[Blocking("slow", start=ready.wait)], v4=[Asynchronous("quick")], limits=LIMITS)
     manager.add_listener(lambda transition: told.append((transition.subject, transition.after)))
     manager.start(wait=0.05)
     assert manager.state is RuntimeState.STARTING
-    assert manager.instruments["quick"].state is InstrumentState.RUNNING
+    wait_for(lambda: manager.instruments["quick"].state is InstrumentState.RUNNING)
     ready.set()
-    assert manager.wait_started(5)
+    assert manager.wait_started(20)
     assert ("slow", InstrumentState.RUNNING) in told
     assert manager.state is RuntimeState.RUNNING
     manager.shutdown()
@@ -360,7 +372,7 @@ def test_slow_instruments_do_not_hold_who_waits_only_a_moment(wait_for):
 
 def test_one_that_comes_up_after_it_was_given_up_is_closed_again(wait_for):
     ready = threading.Event()
-    late = Blocking("late", start=ready.wait)
+    late = Blocking("late", connect_timeout=HANGS_FOR_S, start=ready.wait)
     with running(v2=[late]) as manager:
         assert manager.instruments["late"].state is InstrumentState.FAILED
         ready.set()
@@ -376,9 +388,10 @@ def test_start_that_comes_up_late_does_not_close_what_a_restart_has_started_in_i
             ready.wait()
             came.set()
 
-    late = Blocking("late", start=start)
+    late = Blocking("late", connect_timeout=HANGS_FOR_S, start=start)
     with running(v2=[late]) as manager:
         assert manager.instruments["late"].state is InstrumentState.FAILED
+        late.connect_timeout = 20.0
         assert manager.restart("late")[0].state is InstrumentState.RUNNING
         ready.set()
         assert came.wait(5.0)
@@ -401,7 +414,7 @@ def test_one_instrument_is_restarted_while_the_others_go_on():
 def test_a_hung_or_failed_instrument_is_made_anew(hang):
     outcomes = iter([failing, lambda: None])
     failed, hung = Blocking("failed", start=lambda: next(outcomes)()), Blocking("hung", stop=hang)
-    with running(v2=[failed, hung]) as manager:
+    with running(v2=[failed, hung], limits=SHORT_LIMITS["v2_stop_s"]) as manager:
         states = {each.name: each.state for each in manager.restart("v2")}
         assert states == {"failed": InstrumentState.RUNNING, "hung": InstrumentState.RUNNING}
         assert failed.fresh == hung.fresh == [False, True]
@@ -420,17 +433,26 @@ def test_restarting_needs_a_name_and_a_runtime_that_runs():
         manager.restart("v2")
 
 
-def test_health_tells_of_each_instrument_and_of_the_process(hang):
+def test_health_tells_of_each_instrument_and_of_the_process(hang, wait_for):
     instruments = [
         Blocking("good", health=lambda: "Newport 1830-C"),
         Blocking("ill", health=lambda: failing("the lamp is broken")),
         Blocking("hangs", health=hang),
         Blocking("failed", start=failing),
     ]
-    with running(v2=instruments, v4=[Asynchronous("new"), Asynchronous("slow", health=for_ever)]) as manager:
-        began = time.monotonic()
-        health = manager.check_health()
-        assert time.monotonic() - began < 0.3 + HANGING_S
+    new = [Asynchronous("new"), Asynchronous("slow", health=for_ever)]
+    with running(v2=instruments, v4=new, limits=SHORT_LIMITS["health_s"]) as manager:
+        checks = []
+
+        def all_others_answered() -> bool:  # a busy machine makes those late that do not hang
+            began = time.monotonic()
+            checks.append(manager.check_health())
+            assert time.monotonic() - began < HANGS_FOR_S + HANGING_S
+            answers = checks[-1].instruments
+            return not any("did not say" in answers[name].detail for name in ("good", "ill", "new"))
+
+        wait_for(all_others_answered, timeout=20.0)
+        health = checks[-1]
         again = manager.check_health()
     told = {name: (each.healthy, each.detail) for name, each in health.instruments.items()}
     assert told["good"] == (True, "Newport 1830-C")
@@ -441,9 +463,7 @@ def test_health_tells_of_each_instrument_and_of_the_process(hang):
     assert "did not say how it is within 0.3 s" in told["slow"][1]
     assert instruments[2].calls.count("health") == 1, "one that hangs is not asked once more"
     assert not again.instruments["hangs"].healthy
-    assert health.instruments["new"].latency_s < LIMITS.health_s, (
-        "its own time, not that of the one that hangs beside it"
-    )
+    assert health.instruments["new"].latency_s < HANGS_FOR_S, "its own time, not that of the one that hangs beside it"
     assert not health.healthy
     assert health.process.memory_bytes > 1e6
     assert health.process.threads >= 2
@@ -453,8 +473,8 @@ def test_health_tells_of_each_instrument_and_of_the_process(hang):
 def test_limits_that_are_exceeded_warn():
     limits = RuntimeLimits(memory_bytes=1000, cpu_percent=0.001)
     with running(limits=limits) as manager:
-        deadline = time.monotonic() + 0.05
-        while time.monotonic() < deadline:
+        used = time.process_time()
+        while time.process_time() - used < 0.05:
             pass
         warnings = "\n".join(manager.check_health().warnings)
     assert "of memory, more than 0 MiB: images kept in variables are the usual reason" in warnings
@@ -491,7 +511,7 @@ def test_a_supervisor_gives_up_after_its_attempts(wait_for, caplog):
         supervisor = manager.supervise(RestartPolicy(first_pause_s=0.01, attempts=3))
         wait_for(lambda: supervisor.given_up == {"dead"})
         assert len(dead.calls) == 1 + 3 * 1
-    assert "dead was restarted 3 times in vain and is given up" in caplog.text
+        wait_for(lambda: "dead was restarted 3 times in vain and is given up" in caplog.text)
 
 
 def test_a_supervisor_that_checks_health_restarts_what_is_ill_twice(wait_for):
@@ -508,13 +528,14 @@ import sys, time
 from coexistence import DualRuntimeManager
 from coexistence.runtime import exit_on_sigterm
 class Lamp:
-    name, connect_timeout = "lamp", 1.0
+    name, connect_timeout = "lamp", 20.0
     def start(self, fresh): print("on", flush=True)
     def stop(self): print("off", flush=True)
     def close(self): pass
     def health(self): return "burns"
 exit_on_sigterm()
 with DualRuntimeManager(v2=[Lamp()]) as manager:
+    print("runs", flush=True)
     time.sleep(60)
 """
 
@@ -522,20 +543,19 @@ with DualRuntimeManager(v2=[Lamp()]) as manager:
 def test_sigterm_ends_a_service_in_order():
     with subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
-        assert service.stdout.readline() == "on\n"
-        time.sleep(0.1)  # it is in its block
+        assert [service.stdout.readline() for _ in range(2)] == ["on\n", "runs\n"]
         service.send_signal(signal.SIGTERM)
         output, _ = service.communicate(timeout=20)
     assert output == "off\n"
     assert service.returncode == 143
 
 
-def test_starting_and_stopping_again_and_again_leaves_nothing(no_descriptor_left_behind):
+def test_starting_and_stopping_again_and_again_leaves_nothing(no_descriptor_left_behind, wait_for):
     before = threading.active_count()
     for _ in range(20):
         with running(v2=[Blocking("old")], v4=[Asynchronous("new")], resources=SharedResources()):
             pass
-    assert threading.active_count() == before
+    wait_for(lambda: threading.active_count() == before)
 
 
 def test_the_runtime_knows_neither_bluesky_nor_ophyd():
