@@ -687,11 +687,15 @@ class Channel:
 
     def _converse(self, guard: Guard, exchange: Exchange, started: float, deadline: float) -> Reply | None:
         transport = self._transport
-        resent = False
+        resent = again = unanswered = False
         while True:
             if not self._ready:
                 self._make_ready(guard, exchange, deadline)
             try:
+                if unanswered:  # what has come since it was given up is its reply all the same
+                    reply = self._receive(guard, exchange, perf_counter())
+                    if reply is not None:
+                        return reply
                 lines = transport.take_lines(self.terminator)
                 if lines:
                     self._sort_out(lines)
@@ -699,6 +703,9 @@ class Channel:
                     if resent:
                         raise self._unanswered(guard, exchange)
                     raise self._unsent(guard, exchange, "its deadline had passed")
+                if again:
+                    again = False
+                    self.wire.record_retry(guard.owner, exchange.command)
                 sent = self._send(guard, exchange, deadline)
             except Interrupted:
                 self._check(guard)
@@ -707,6 +714,7 @@ class Channel:
                 raise  # timeouts are OSErrors, too
             except transport.lost as error:
                 self._lose(error)
+                unanswered = False
                 continue
             if sent < len(exchange.command):
                 self._expect_late(guard, exchange)
@@ -726,6 +734,7 @@ class Channel:
                 self._lose(error)
                 if not exchange.repeatable or resent:
                     raise self._disconnected(guard.owner) from error
+                unanswered = False
             except BaseException:
                 self._expect_late(guard, exchange)
                 raise
@@ -737,8 +746,8 @@ class Channel:
                 if patience >= deadline:
                     self._expect_late(guard, exchange, replies=2 if resent else 1)
                     raise self._unanswered(guard, exchange)
-            resent = True
-            self.wire.record_retry(guard.owner, exchange.command)
+                unanswered = True
+            resent = again = True
 
     def _send(self, guard: Guard, exchange: Exchange, deadline: float) -> int:
         command = exchange.command

@@ -237,6 +237,26 @@ def test_repeatable_query_is_asked_once_more_when_its_reply_is_lost(asks_again_s
         assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
 
 
+def test_reply_that_came_just_before_the_question_was_repeated_is_its_answer(asks_again_soon, monkeypatch, wait_for):
+    with instrument_and_port(port={"late_reply_limit": 30.0}) as (instrument, port):
+        instrument.silent = True
+        receive = port._transport.receive
+
+        def receive_and_stand_still(ending, deadline):
+            data = receive(ending, deadline)
+            if data is None and not instrument.left_over:
+                instrument.say(b"A1\n")
+                wait_for(lambda: instrument.left_over == 3)
+            return data
+
+        monkeypatch.setattr(port._transport, "receive", receive_and_stand_still)
+        assert port.query(b"Q1?\n", owner="meter", timeout=10.0, repeatable=True) == b"A1"
+        instrument.silent = False
+        assert port.query(b"Q2?\n", owner="meter", timeout=5.0) == b"A2"
+        assert instrument.received == [b"Q1?", b"Q2?"]
+        assert port.stats.retries == port.stats.late_replies == port.stats.strays == 0
+
+
 def test_query_is_asked_only_once_unless_it_is_repeatable(wait_for):
     with instrument_and_port(lambda command: None) as (instrument, port):
         unanswered(port.query, b"Q1?\n", owner="meter")
