@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, TypeVar
 
+from coexistence.arbiter import GIVE_WAY_S
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, CommandTimeout, WireDisconnected
 from coexistence.exchange import Asked, Exchange
@@ -21,6 +22,9 @@ T = TypeVar("T")
 
 _NOT_THERE = (errno.EINVAL, errno.ENOTTY, errno.EOPNOTSUPP)
 """What the system says of modem lines where there are none, as on ptys."""
+
+_LEAST_TO_SEND_S = 0.05
+"""A write that must not wait for the wire still has this long to hand its bytes to the system, once it has the wire."""
 
 SOON_S = 20.0
 """Longest single wait for bytes, in seconds; who waits longer asks again."""
@@ -52,6 +56,9 @@ class StreamGuard(Guard):
     def send(self, data: bytes, deadline: float, reply_time: float) -> None:
         """Send all of ``data`` before the deadline, after what must happen before anybody may send.
 
+        Where the deadline is near, the driver's own lease still gets time to leave the wire to this, and the system to
+        take the bytes.
+
         If the hold is ended from outside, the reply is kept from others; it may take ``reply_time`` (s) and as long
         again. :meth:`answered` tells that it has come.
 
@@ -64,7 +71,8 @@ class StreamGuard(Guard):
         """
         channel = self._channel
         exchange = Exchange(data, max(deadline - perf_counter(), 0.0), None)
-        with self._alone(deadline, exchange):
+        with self._alone(max(deadline, perf_counter() + GIVE_WAY_S), exchange):
+            deadline = max(deadline, perf_counter() + _LEAST_TO_SEND_S)
             channel._doubt()
             if not channel._ready:
                 channel._make_ready(self, exchange, deadline)

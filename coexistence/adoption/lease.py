@@ -31,8 +31,6 @@ _EXAMPLES: Final = 8
 _MOMENT_S: Final = 0.001
 _PATIENCE_S: Final = 0.1
 """How long a listener lets others wait while it waits itself for a late reply."""
-_LEAST_TO_SEND_S: Final = 0.05
-"""A write that must not wait for the wire still has this long to hand its bytes to the system."""
 
 
 class Lease:
@@ -111,12 +109,12 @@ class Lease:
         limit = self.rules.acquire_timeout if timeout is None else timeout
         if self.present_hold() is not None:
             return self._write_directly(data, limit)
-        deadline = perf_counter() + max(limit, _LEAST_TO_SEND_S)
+        deadline = perf_counter() + limit
         writer = object()
         turn: Turn | None = None
         try:
             turn = self._join(writer) or self._begin(writer, limit)
-            turn.guard.send(data, max(deadline, perf_counter() + _LEAST_TO_SEND_S), self.rules.reply_time)
+            turn.guard.send(data, deadline, self.rules.reply_time)
             with self._changed:
                 turn.note_sent(data, self._transmission_time(len(data)))
         except CoexistenceError as error:
@@ -140,7 +138,7 @@ class Lease:
     def _write_directly(self, data: bytes, limit: float) -> int:
         started = perf_counter()
         with StreamGuard(self.channel, self.owner, limit, self.rules.rank) as guard:
-            guard.send(data, started + max(limit, _LEAST_TO_SEND_S), self.rules.reply_time)
+            guard.send(data, started + limit, self.rules.reply_time)
             self._record(guard, data, b"", started, "ok")
         return len(data)
 

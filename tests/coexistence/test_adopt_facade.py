@@ -155,6 +155,26 @@ def test_a_write_that_may_not_wait_is_sent_although_another_thread_of_the_driver
         assert reader.result() == b"A1\n"
 
 
+def test_a_write_that_may_not_wait_is_sent_although_its_own_lease_is_slow_to_make_room(port, monkeypatch):
+    monkeypatch.setattr("coexistence.adoption.guards.GIVE_WAY_S", 20.0, raising=False)
+    busy, go_on = threading.Event(), threading.Event()
+
+    def keep_the_exchange() -> None:
+        with port.wire.exchange_lock:
+            busy.set()
+            go_on.wait(10.0)
+
+    keeping = Person(keep_the_exchange)
+    assert busy.wait(5.0)
+    with SharedSerial(port, owner="legacy", timeout=20.0, write_timeout=0) as facade:
+        ending = threading.Timer(0.2, go_on.set)
+        ending.start()
+        assert facade.write(b"Q1?\n") == 4
+        assert facade.read_until() == b"A1\n"
+        ending.join()
+    keeping.result()
+
+
 def test_who_only_listens_is_in_nobodys_way(port, wait_for, monkeypatch):
     monkeypatch.setattr("coexistence.arbiter.GIVE_WAY_S", 10.0)  # a busy machine takes its time
 
