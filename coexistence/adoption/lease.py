@@ -446,8 +446,9 @@ class Lease:
                 self._listening = guard
                 self._queued_listening = None
                 guard.give_way_to_those_in_line()
-                while self._wants_to_listen() and not guard.wanted:
-                    if guard.make_ready(perf_counter() + _PATIENCE_S):
+                while self._may_listen(guard):
+                    # Who came while it was made ready may have woken it from that only, so that it is asked again.
+                    if guard.make_ready(perf_counter() + _PATIENCE_S) and self._may_listen(guard):
                         self._take_unasked(guard, perf_counter() + LONGEST_TIMEOUT_S)
         except AcquireTimeout:
             return
@@ -459,6 +460,9 @@ class Lease:
         finally:
             self._queued_listening = self._listening = None
             self._lost_property.stop_waiting(self)
+
+    def _may_listen(self, guard: ListeningGuard) -> bool:
+        return self._wants_to_listen() and not guard.wanted
 
     def _take_unasked(self, guard: ListeningGuard, deadline: float) -> None:
         data = self._receive(guard, deadline)

@@ -14,6 +14,7 @@ from people import Person
 from ptys import NEVER_S, instrument_and_port, unread
 
 from coexistence import AcquireTimeout, CommandTimeout, LeaseRules, Rank, SharedSerial
+from coexistence.adoption.guards import ListeningGuard
 
 
 class Bus:
@@ -425,6 +426,31 @@ def test_whoever_asks_gets_the_wire_from_a_reader_that_only_listens(port, instru
         instrument.say(b"unasked\n")
         reader.join(20.0)
         assert came == [b"unasked\n"]
+
+
+def test_a_listener_lets_others_ask_who_came_while_it_caught_a_late_reply(monkeypatch, wait_for):
+    asking = []
+    make_ready = ListeningGuard.make_ready
+
+    def make_ready_as_another_comes(guard, deadline):
+        if not asking:
+            asking.append(Person(lambda: port.query(b"Q2?\n", owner="other", timeout=5.0)))
+            wait_for(lambda: guard.wanted)
+            instrument.hurry()
+            deadline = time.perf_counter() + 10.0
+        return make_ready(guard, deadline)
+
+    monkeypatch.setattr(ListeningGuard, "make_ready", make_ready_as_another_comes)
+    with (
+        instrument_and_port(port={"late_reply_limit": 60.0}, delay=NEVER_S) as (instrument, port),
+        facade_on(port, timeout=60.0, reply_time=0.1) as facade,
+    ):
+        facade.write(b"Qslow?\n")
+        reading = Person(facade.read, 100)
+        wait_for(lambda: asking)
+        assert asking[0].result() == b"A2"
+        facade.cancel_read()
+        assert reading.result() == b"Aslow\n"
 
 
 def test_unasked_lines_reach_other_listeners_too(port, instrument, wait_for):
