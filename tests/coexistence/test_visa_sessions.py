@@ -129,10 +129,10 @@ def test_a_block_goes_out_as_one_command(visa, meter):
 
 
 def test_raw_is_a_connection_with_bytes_for_device_drivers(visa, meter):
-    handle = visa.session(resource_of(meter), owner="driver", timeout=0.7)
+    handle = visa.session(resource_of(meter), owner="driver", timeout=7.5)
     assert isinstance(handle.raw, Connection)
     assert handle.raw is handle.raw
-    assert handle.raw.timeout == 0.7
+    assert handle.raw.timeout == 7.5
     assert handle.raw.query(b"Qraw?\n") == b"Araw"
     with handle.acquire() as guard:
         assert guard.raw.query(b"Qbytes?\n") == b"Abytes"
