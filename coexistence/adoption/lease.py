@@ -371,7 +371,7 @@ class Lease:
     def _hear(self, turn: Turn, data: bytes) -> bool:
         """Take bytes of a reply; tell whether it is complete (``changed`` held)."""
         turn.note_received(data)
-        self.inbox.put(data, late=False)
+        self.inbox.put(data, late=turn.is_given_up())
         turn.satisfied, exact = self.inbox.answered()
         if not exact and not self._is_complete(turn):
             return False

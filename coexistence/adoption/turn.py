@@ -64,6 +64,10 @@ class Turn:
         """Whether the driver has asked for bytes since its last write."""
         return self._inbox.waiting or self._inbox.touched > self.wrote
 
+    def is_given_up(self) -> bool:
+        """Whether the driver has left a read without what it waited for since its last write, and reads no more."""
+        return not self._inbox.waiting and self._inbox.gave_up > self.wrote
+
     def must_not_go_on(self, others_wait: bool) -> bool:
         """Whether a further write belongs to a new lease.
 

@@ -267,6 +267,21 @@ def test_a_reply_that_the_driver_gave_up_does_not_answer_its_next_question():
         assert facade.readline() == b"A2\n"
 
 
+def test_a_reply_that_came_within_its_lease_after_it_was_given_up_does_not_answer_the_next_question(wait_for):
+    with (
+        instrument_and_port(delay=NEVER_S) as (instrument, port),
+        facade_on(port, timeout=0.1, reply_time=8.0, quiet_time=8.0) as facade,
+    ):
+        facade.write(b"Q1?\n")
+        assert facade.readline() == b""
+        instrument.hurry()
+        wait_for(lambda: port.current_owner is None)
+        assert facade.in_waiting == 3  # who reads on gets it
+        facade.timeout = 20.0
+        facade.write(b"Q2?\n")
+        assert facade.readline() == b"A2\n"
+
+
 def test_a_reply_that_was_given_up_is_caught_also_where_the_machine_stands_still(monkeypatch, wait_for):
     driver = threading.current_thread()
     looks = []
