@@ -771,8 +771,8 @@ class Channel:
         self._asked = asked = Asked(guard, exchange, replies)
         try:
             self._perform(guard, exchange, deadline)
-        except CommandTimeout as error:
-            if not error.sent:
+        except CoexistenceError:
+            if self._asked is asked:  # nothing went out, or its reply would be expected late by now
                 self._asked = before
             raise
         if guard._failed or guard._root._state is not State.HELD:

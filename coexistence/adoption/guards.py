@@ -77,13 +77,16 @@ class StreamGuard(Guard):
             if not channel._ready:
                 channel._make_ready(self, exchange, deadline)
             before = channel._asked
-            channel._asked = Asked(self, Exchange(data, reply_time, None), 1)
+            channel._asked = asked = Asked(self, Exchange(data, reply_time, None), 1)
+            channel._out = False
             try:
                 channel._converse(self, exchange, perf_counter(), deadline)
-            except CoexistenceError as error:
-                if not getattr(error, "sent", True):
+            except CoexistenceError:
+                if channel._asked is asked and not channel._out:  # nothing went out
                     channel._asked = before
                 raise
+            finally:
+                channel._out = False
 
     def answered(self) -> None:
         """Note that nothing more is expected for what was sent."""

@@ -541,6 +541,22 @@ def test_a_revoked_lease_is_a_serial_exception_and_the_next_one_works(port, inst
         assert facade.readline() == b"A3\n"
 
 
+def test_nobody_waits_for_the_reply_to_a_write_that_was_revoked_before_it_was_sent(port, instrument, monkeypatch):
+    look = port._transport.take_lines
+
+    def look_as_it_is_revoked(terminator):
+        monkeypatch.setattr(port._transport, "take_lines", look)
+        assert port.revoke("legacy")
+        return look(terminator)
+
+    monkeypatch.setattr(port._transport, "take_lines", look_as_it_is_revoked)
+    with facade_on(port, reply_time=8.0) as facade:
+        with pytest.raises(serial.SerialException, match="was ended after"):
+            facade.write(b"Q1?\n")
+        assert port.query(b"Q2?\n", owner="other", timeout=5.0) == b"A2"
+    assert instrument.received == [b"Q2?"]
+
+
 def test_waiting_for_the_wire_closes_no_circle_unseen(tmp_path):
     with instrument_and_port() as (_, one), instrument_and_port() as (_, two):
         one.wire.arbiter.check_order = two.wire.arbiter.check_order = False

@@ -110,6 +110,22 @@ def test_reply_to_a_revoked_holder_is_not_given_to_the_next():
             guard.read_line()
 
 
+def test_nobody_waits_for_the_reply_to_what_was_revoked_before_it_was_sent(instrument, port, monkeypatch):
+    look = port._transport.take_lines
+
+    def look_as_it_is_revoked(terminator):
+        monkeypatch.setattr(port._transport, "take_lines", look)
+        assert port.revoke("stuck")
+        return look(terminator)
+
+    monkeypatch.setattr(port._transport, "take_lines", look_as_it_is_revoked)
+    with port.acquire("stuck") as guard:
+        with pytest.raises(GuardRevoked):
+            guard.write(b"Q1?\n")
+        assert Person(lambda: port.query(b"Q2?\n", owner="next", timeout=5.0)).result() == b"A2"
+    assert instrument.received == [b"Q2?"]
+
+
 def test_reply_to_a_holder_that_failed_before_reading_is_not_given_to_the_next():
     with instrument_and_port(delay=lambda command: 0.05 if command == b"Qclumsy?" else 0.0) as (_, port):
         with pytest.raises(ZeroDivisionError), port.acquire("clumsy") as guard:
