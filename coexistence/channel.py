@@ -752,6 +752,8 @@ class Channel:
     def _send(self, guard: Guard, exchange: Exchange, deadline: float) -> int:
         command = exchange.command
         sent = 0
+        if self._asked is not None:
+            self._asked.begun = True
         out_before, self._out = self._out, True
         while True:
             try:

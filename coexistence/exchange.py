@@ -56,16 +56,18 @@ def _wrong_ending(ending: object) -> ConfigError:
 class Asked:
     """What was written under a guard, and whose replies have not been read."""
 
-    __slots__ = ("at", "doubtful", "exchange", "guard", "replies")
+    __slots__ = ("at", "begun", "doubtful", "exchange", "guard", "replies")
 
     def __init__(self, guard: Guard, exchange: Exchange, replies: int) -> None:
         self.guard = guard
         self.exchange = exchange
         self.replies = replies
         self.at = perf_counter()
+        self.begun = False
+        """Whether any of it may have gone out."""
         self.doubtful = False
 
     @property
     def is_abandoned(self) -> bool:
         """Whether the guard's time was over before it could read."""
-        return self.doubtful or self.guard._root._state is State.REVOKED
+        return self.begun and (self.doubtful or self.guard._root._state is State.REVOKED)
