@@ -169,12 +169,20 @@ class StreamGuard(Guard):
         self._channel._route([line])
 
     def expect_late(self, question: bytes, terminator: bytes, until: float, examples: tuple[bytes, ...]) -> Suspect:
-        """Keep a reply that may still come before ``until`` from being taken for the answer to another's question."""
+        """Keep a reply that may still come before ``until`` from being taken for the answer to another's question.
+
+        Raises
+        ------
+        GuardRevoked
+            The hold was ended from outside: the reply has been expected, or has come, since.
+        """
         channel = self._channel
-        channel._ready = False
-        suspect = channel._suspect = Suspect(
-            question, self.owner, terminator or whatever, None, until, examples=examples
-        )
+        with self._alone(perf_counter() + SOON_S, Exchange(b"", 0.0, None)):
+            channel._ready = False
+            channel._asked = None
+            suspect = channel._suspect = Suspect(
+                question, self.owner, terminator or whatever, None, until, examples=examples
+            )
         return suspect
 
     @contextmanager

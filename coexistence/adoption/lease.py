@@ -7,6 +7,7 @@ never read, and the lease ends all the same.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -402,9 +403,10 @@ class Lease:
         if expecting:
             outcome = "timeout"
             if rules.accept is None:
-                self._suspect = guard.expect_late(
-                    bytes(turn.sent), self._terminator, self._late_until(turn), self._examples
-                )
+                with contextlib.suppress(GuardRevoked):
+                    self._suspect = guard.expect_late(
+                        bytes(turn.sent), self._terminator, self._late_until(turn), self._examples
+                    )
         self._record(guard, bytes(turn.sent), received, turn.opened, outcome)
         guard.release()
 

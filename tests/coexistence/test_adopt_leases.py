@@ -14,7 +14,7 @@ from people import Person
 from ptys import NEVER_S, instrument_and_port, unread
 
 from coexistence import AcquireTimeout, CommandTimeout, LeaseRules, Rank, SharedSerial
-from coexistence.adoption.guards import ListeningGuard
+from coexistence.adoption.guards import LeaseGuard, ListeningGuard
 
 
 class Bus:
@@ -555,6 +555,30 @@ def test_nobody_waits_for_the_reply_to_a_write_that_was_revoked_before_it_was_se
             facade.write(b"Q1?\n")
         assert port.query(b"Q2?\n", owner="other", timeout=5.0) == b"A2"
     assert instrument.received == [b"Q2?"]
+
+
+def test_nobody_waits_again_for_a_reply_that_came_when_its_lease_had_been_revoked(monkeypatch):
+    expect_late, ended = LeaseGuard.expect_late, threading.Event()
+
+    def expect_late_after_all(guard, *arguments):
+        assert port.revoke("legacy")
+        other = Person(lambda: port.query(b"Q2?\n", owner="other", timeout=20.0))
+        instrument.hurry()
+        assert other.result() == b"A2"
+        try:
+            return expect_late(guard, *arguments)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(LeaseGuard, "expect_late", expect_late_after_all)
+    with (
+        instrument_and_port(port={"late_reply_limit": 60.0}, delay=NEVER_S) as (instrument, port),
+        facade_on(port, reply_time=0.1) as facade,
+    ):
+        facade.write(b"Q1?\n")
+        assert facade.readline() == b"A1\n"
+        assert ended.wait(10.0)
+        assert port.query(b"Q3?\n", owner="other", timeout=5.0) == b"A3"
 
 
 def test_waiting_for_the_wire_closes_no_circle_unseen(tmp_path):
