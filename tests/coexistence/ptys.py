@@ -17,8 +17,12 @@ import tty
 from collections import deque
 from collections.abc import Callable, Iterator, MutableSequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from coexistence import CommandTimeout, SharedSerialPort
+
+if TYPE_CHECKING:  # the programs of some tests use instruments, too, and start without it
+    import pytest
 
 NEVER_S = 86_400.0
 """As a delay: no reply before :meth:`Instrument.hurry`."""
@@ -352,6 +356,18 @@ def unanswered(
                 return error
         else:
             raise AssertionError(f"{question!r} was answered")
+
+
+def revoke_before_it_sends(owner: str, port: SharedSerialPort, monkeypatch: "pytest.MonkeyPatch") -> None:
+    """Have a hold end from outside when the next command is about to be sent under it."""
+    look = port._transport.take_lines
+
+    def look_as_it_is_revoked(terminator: bytes) -> list[bytes]:
+        monkeypatch.setattr(port._transport, "take_lines", look)
+        assert port.revoke(owner)
+        return look(terminator)
+
+    monkeypatch.setattr(port._transport, "take_lines", look_as_it_is_revoked)
 
 
 def unread(instrument: PtyInstrument, port: SharedSerialPort) -> bytes:

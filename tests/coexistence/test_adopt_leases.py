@@ -11,7 +11,7 @@ import pytest
 import serial
 from machine import TimeTaken, stand_still
 from people import Person
-from ptys import NEVER_S, instrument_and_port, unread
+from ptys import NEVER_S, instrument_and_port, revoke_before_it_sends, unread
 
 from coexistence import AcquireTimeout, CommandTimeout, LeaseRules, Rank, SharedSerial
 from coexistence.adoption.guards import LeaseGuard, ListeningGuard
@@ -542,14 +542,7 @@ def test_a_revoked_lease_is_a_serial_exception_and_the_next_one_works(port, inst
 
 
 def test_nobody_waits_for_the_reply_to_a_write_that_was_revoked_before_it_was_sent(port, instrument, monkeypatch):
-    look = port._transport.take_lines
-
-    def look_as_it_is_revoked(terminator):
-        monkeypatch.setattr(port._transport, "take_lines", look)
-        assert port.revoke("legacy")
-        return look(terminator)
-
-    monkeypatch.setattr(port._transport, "take_lines", look_as_it_is_revoked)
+    revoke_before_it_sends("legacy", port, monkeypatch)
     with facade_on(port, reply_time=8.0) as facade:
         with pytest.raises(serial.SerialException, match="was ended after"):
             facade.write(b"Q1?\n")

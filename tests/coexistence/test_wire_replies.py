@@ -7,7 +7,7 @@ import time
 import pytest
 from people import Person
 from proofs import crossed_replies, late_replies
-from ptys import NEVER_S, echo, instrument_and_port, unanswered, unread
+from ptys import NEVER_S, echo, instrument_and_port, revoke_before_it_sends, unanswered, unread
 
 from coexistence import CommandTimeout, GuardRevoked, Rank, channel
 
@@ -111,14 +111,7 @@ def test_reply_to_a_revoked_holder_is_not_given_to_the_next():
 
 
 def test_nobody_waits_for_the_reply_to_what_was_revoked_before_it_was_sent(instrument, port, monkeypatch):
-    look = port._transport.take_lines
-
-    def look_as_it_is_revoked(terminator):
-        monkeypatch.setattr(port._transport, "take_lines", look)
-        assert port.revoke("stuck")
-        return look(terminator)
-
-    monkeypatch.setattr(port._transport, "take_lines", look_as_it_is_revoked)
+    revoke_before_it_sends("stuck", port, monkeypatch)
     with port.acquire("stuck") as guard:
         with pytest.raises(GuardRevoked):
             guard.write(b"Q1?\n")
