@@ -14,6 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something about the machine only.
+settings.register_profile("tandem", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tandem")
 
 # Threads that third-party libraries start once and keep for the life of the process.
 LONG_LIVED_THREADS = (

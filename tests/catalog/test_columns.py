@@ -52,7 +52,6 @@ columns = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(columns, st.integers(0, 4))
 def test_a_column_holds_every_value_it_takes(column, settled_after):
     data_key, measured = column
@@ -73,7 +72,7 @@ def test_a_column_holds_every_value_it_takes(column, settled_after):
 
 
 @pytest.mark.server
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(columns, min_size=8, max_size=12))
 def test_whatever_events_hold_reaches_the_catalog(served, measured):
     keys = {f"column_{number}": column for number, column in enumerate(measured)}

@@ -3,14 +3,9 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
 from ptys import PATIENCE_S, PtyInstrument
 
 from coexistence import Arbiter, SharedSerialPort
-
-# A machine that stands still for a moment is no property of what is tested.
-settings.register_profile("coexistence", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("coexistence")
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_flood_of_unasked_lines_does_not_keep_an_exchange_beyond_its_deadline():
         assert took < 6.0  # what has come is sorted before the clock is looked at, which takes a busy machine a while
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(answer=st.binary(min_size=1, max_size=200).map(lambda line: line.replace(b"\n", b"-")))
 def test_any_bytes_come_through_a_real_line(answer):
     with instrument_and_port(lambda command: answer + b"\n") as (_, port):

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from bluesky import RunEngine
-from hypothesis import settings
 from machine import Bystander
 
 from coexistence import Connection, SharedSerialPort, VisaSessionManager
@@ -13,10 +12,6 @@ from devices import registry
 from devices.v2 import worker
 from simulators import SimulatorProcess
 from simulators.spec import build_spec, default_instrument, default_wire
-
-# How long an example takes says something about the machine only.
-settings.register_profile("devices", deadline=None)
-settings.load_profile("devices")
 
 SPEC = build_spec(
     [

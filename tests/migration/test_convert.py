@@ -241,7 +241,7 @@ FLAT_FILES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(FLAT_FILES, st.booleans())
 def test_no_old_file_crashes_the_conversion_or_yields_a_file_that_is_refused(
     tmp_path_factory: pytest.TempPathFactory, values: dict, shadows: bool

@@ -66,7 +66,7 @@ def test_each_event_has_the_position_and_every_detector():
     assert all(event["a"] == event["b"] == malus_law(event["rotator"], 30.0, 1e-3, 2e-6) for event in events)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     angle=st.floats(0, 180, exclude_max=True),
     amplitude=st.floats(1e-9, 1.0),

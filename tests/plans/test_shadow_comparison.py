@@ -366,7 +366,7 @@ def test_more_readings_are_asked_for_when_the_noise_is_large():
     assert again.verdict == "equivalent"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 8),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import serial
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from simulators import SimulatorProcess, SpecError, default_instrument, default_wire, motion
@@ -20,7 +20,6 @@ def turn(bench: OpticalBench, optic: str, position_deg: float) -> None:
     bench.bind_rotator(optic, lambda: position_deg)
 
 
-@settings(deadline=None)
 @given(position_deg=angles, plate_deg=angles, offset_deg=st.floats(-180, 180), extinction=st.floats(2, 1e6))
 def test_polarizer_obeys_malus(position_deg: float, plate_deg: float, offset_deg: float, extinction: float) -> None:
     bench = OpticalBench(
@@ -63,7 +62,6 @@ speeds = st.floats(0.1, 50)
 places = st.floats(-100, 100)
 
 
-@settings(deadline=None)
 @given(start=places, target=places, speed=speeds, up=st.floats(0.5, 100), down=st.floats(0.5, 100), v=places)
 def test_motion_is_smooth_within_its_limits_and_arrives(
     start: float, target: float, speed: float, up: float, down: float, v: float

@@ -64,7 +64,7 @@ def test_every_instrument_is_tried() -> None:
 def test_no_bytes_break_an_instrument_or_make_it_silent_for_ever(type_name: str) -> None:
     question, ending = QUESTIONS[type_name]
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(said=conversation(type_name), pauses=st.lists(st.floats(0, 3), max_size=5))
     @example(said=[b"\x00" * 12, b"\xff" * 12], pauses=[])
     @example(said=[b"\x1c"], pauses=[])  # white space to Python, though no byte of a line end

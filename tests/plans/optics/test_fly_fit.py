@@ -9,7 +9,7 @@ from devices.sweep import PositionSample, Trajectory
 from plans.fly_fit import fit_sweep
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(velocity=st.floats(0.01, 20), backwards=st.booleans(), jitter=st.floats(1e-5, 1e-3), seed=st.integers(0, 10_000))
 def test_the_fit_of_a_sweep_finds_its_velocity(velocity, backwards, jitter, seed):
     rng = np.random.default_rng(seed)

@@ -31,7 +31,7 @@ def gaussian(position, centre, sigma, height, background=0.0):
 powers = st.floats(1e-9, 10.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(angle=st.floats(0, 90, exclude_max=True), amplitude=powers, offset=st.floats(0, 1))
 def test_half_wave_plate_is_found_at_any_power(angle, amplitude, offset):
     truth = offset * amplitude + amplitude * np.cos(np.radians(2 * (POSITIONS - angle))) ** 2
@@ -42,7 +42,7 @@ def test_half_wave_plate_is_found_at_any_power(angle, amplitude, offset):
     assert fit.power(angle) == pytest.approx(amplitude * (1 + offset), rel=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     offset=powers,
     waves=st.dictionaries(
@@ -63,7 +63,7 @@ def test_every_fold_is_found(offset, waves):
     assert fit.value(TURN) == pytest.approx(truth, rel=1e-6, abs=1e-9 * offset)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(centre=st.floats(-0.7, 0.7), sigma=st.floats(0.12, 0.4), height=st.floats(1e-9, 1.0), background=st.floats(0, 3))
 def test_a_peak_is_found(centre, sigma, height, background):
     at = np.linspace(-1.5, 1.5, 41) + 12.5
@@ -211,7 +211,6 @@ def test_positions_that_cannot_tell_waves_apart_are_refused():
         fit_harmonics([1, 2], [1], (2,))
 
 
-@settings(deadline=None)
 @given(st.floats(-50, 50), st.floats(0, 50), st.integers(1, 8))
 def test_delay_and_position_are_each_others_inverse(position, zero, passes):
     assert position_mm(delay_ps(position, zero, passes), zero, passes) == pytest.approx(position, abs=1e-9)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from plans import allan_deviation, analyse_drift, fit_peak
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     center=st.floats(-1, 1),
     width=st.floats(0.5, 1.5),
