@@ -110,8 +110,8 @@ class Channel:
         self._connected = False
         self._ready = False
         self._suspect: Suspect | None = None
-        self._out = False
-        """Whether the present exchange's command, or part of it, went out and its reply was not expected late."""
+        self._out = 0
+        """How often the present exchange's command, or part of it, went out without its reply being expected late."""
         self._asked: Asked | None = None
         self._steps: list[tuple[str, Callable[[Guard], object]]] = []
         self._steps_due = False
@@ -657,12 +657,14 @@ class Channel:
         started = perf_counter()
         data = b""
         outcome = "interrupted"
-        self._out = False
+        self._out = 0
         try:
+            if guard._root._state is not State.HELD:
+                self._check(guard)  # it may have been revoked before this was an operation that others wait for
             try:
                 reply = self._converse(guard, exchange, started, deadline)
                 outcome = "ok"
-                self._out = False
+                self._out = 0
                 if reply is not None:
                     data = reply.data
                 return reply
@@ -741,10 +743,10 @@ class Channel:
             else:
                 if reply is not None:
                     if resent:
-                        self._expect_late(guard, exchange)
+                        self._expect_late(guard, exchange, replies=1)
                     return reply
                 if patience >= deadline:
-                    self._expect_late(guard, exchange, replies=2 if resent else 1)
+                    self._expect_late(guard, exchange)
                     raise self._unanswered(guard, exchange)
                 unanswered = True
             resent = again = True
@@ -752,17 +754,19 @@ class Channel:
     def _send(self, guard: Guard, exchange: Exchange, deadline: float) -> int:
         command = exchange.command
         sent = 0
-        if self._asked is not None:
-            self._asked.begun = True
-        out_before, self._out = self._out, True
+        asked = self._asked
+        if asked is not None and asked.guard is guard:
+            asked.begun = True
+        out_before = self._out
+        self._out += 1
         while True:
             try:
                 return sent + self._transport.send(command[sent:] if sent else command, deadline)
             except Interrupted as interruption:
                 sent += interruption.sent
-                self._out = out_before or sent > 0
+                self._out = out_before + (sent > 0)
                 self._check(guard)
-                self._out = True
+                self._out = out_before + 1
 
     def _ask(self, guard: Guard, exchange: Exchange, deadline: float, replies: int) -> None:
         """Send what may be answered, and remember it until that is read."""
@@ -812,8 +816,10 @@ class Channel:
         if not self._ready:
             self._make_ready(guard, exchange, deadline)
         started = perf_counter()
-        if self._asked is not None:
-            exchange.command = self._asked.exchange.command
+        asked = self._asked
+        if asked is not None:
+            exchange.command = asked.exchange.command
+            self._out = asked.replies
         try:
             reply = self._receive(guard, exchange, deadline)
         except self._transport.lost as error:
@@ -825,6 +831,7 @@ class Channel:
         if reply is None:
             self._expect_late(guard, exchange)
             raise self._unanswered(guard, exchange)
+        self._out = 0
         self._asked = None
         self.wire.record((reply.timestamp, guard.owner, b"", reply.data, guard.waited, perf_counter() - started, "ok"))
         return reply
@@ -902,13 +909,18 @@ class Channel:
 
     # Before anybody may send
 
-    def _expect_late(self, guard: Guard, exchange: Exchange, replies: int = 1, asked_at: float | None = None) -> None:
-        """Make the channel suspect: a reply to this exchange may still come."""
+    def _expect_late(
+        self, guard: Guard, exchange: Exchange, replies: int | None = None, asked_at: float | None = None
+    ) -> None:
+        """Make the channel suspect: replies to this exchange may still come, unless told to all that was sent."""
+        if replies is None:
+            replies = max(self._out, 1)
         limit = self.late_reply_limit
         if limit is None:
             limit = _LATE_FACTOR * exchange.timeout
         overdue = perf_counter() if asked_at is None else asked_at + exchange.timeout
-        self._ready = self._out = False
+        self._ready = False
+        self._out = 0
         self._asked = None
         suspect = Suspect(
             exchange.command,

@@ -134,10 +134,15 @@ class Guard(Hold):
             accept,
             repeatable,
         )
-        reply = self._operate(partial(channel._perform, self, exchange, self._deadline(timeout)))
-        channel._asked = None
-        assert reply is not None
-        return reply
+        deadline = self._deadline(timeout)
+
+        def perform() -> Reply:
+            reply = channel._perform(self, exchange, deadline)
+            channel._asked = None  # as long as this is an operation, for later it might be what others have asked
+            assert reply is not None
+            return reply
+
+        return self._operate(perform)
 
     def query(
         self,

@@ -14,7 +14,7 @@ from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, CommandTimeout, WireDisconnected
 from coexistence.exchange import Asked, Exchange
 from coexistence.guard import Guard
-from coexistence.hold import Hold, Rank
+from coexistence.hold import Hold, Rank, State
 from coexistence.transport import Ending, Interrupted, Suspect
 from coexistence.visa_transport import VisaTransport
 
@@ -92,7 +92,7 @@ class StreamGuard(Guard):
         """Note that nothing more is expected for what was sent."""
         asked = self._channel._asked
         if asked is not None and asked.guard._root is self._root:
-            self._channel._asked = None
+            asked.begun = False  # it stays where it is: what others have asked may be there by now
 
     def receive(self, ending: Ending, deadline: float) -> bytes | None:
         """Return what ``ending`` asks for; ``None`` at the deadline or when the channel was interrupted."""
@@ -193,6 +193,8 @@ class StreamGuard(Guard):
             if not lock.acquire(timeout=min(max(deadline - perf_counter(), 0.0), SOON_S)):
                 raise self._channel._unsent(self, exchange, "another exchange is on the wire")
             try:
+                if self._root._state is not State.HELD:
+                    self._channel._check(self)
                 yield
             finally:
                 lock.release()

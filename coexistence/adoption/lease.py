@@ -18,7 +18,7 @@ from coexistence.adoption.guards import LeaseGuard, ListeningGuard, StreamGuard,
 from coexistence.adoption.inbox import Inbox
 from coexistence.adoption.lost_property import LostProperty
 from coexistence.adoption.rules import LeaseRules
-from coexistence.adoption.turn import PAUSE_S, Turn
+from coexistence.adoption.turn import PAUSE_S, Turn, Writer
 from coexistence.channel import Channel
 from coexistence.errors import AcquireTimeout, CoexistenceError, GuardRevoked, WireClosed, WireDisconnected
 from coexistence.guard import Guard
@@ -111,7 +111,7 @@ class Lease:
         if self.present_hold() is not None:
             return self._write_directly(data, limit)
         deadline = perf_counter() + limit
-        writer = object()
+        writer = Writer()
         turn: Turn | None = None
         try:
             turn = self._join(writer) or self._begin(writer, limit)
@@ -130,10 +130,10 @@ class Lease:
             self._leave(writer)
         return len(data)
 
-    def _leave(self, writer: object) -> None:
+    def _leave(self, writer: Writer) -> None:
         with self._changed:
-            if self._turn is not None:
-                self._turn.writers.discard(writer)
+            if writer.turn is not None:
+                writer.turn.writers.discard(writer)
             self._changed.notify_all()
 
     def _write_directly(self, data: bytes, limit: float) -> int:
@@ -215,7 +215,7 @@ class Lease:
 
     def on_wire(self, function: Callable[[StreamGuard], T]) -> T:
         """Run a function within the open lease or a hold of its own, on the calling thread."""
-        writer = object()
+        writer = Writer()
         try:
             joined = None if self.present_hold() is not None else self._join(writer)
             if joined is not None:
@@ -240,7 +240,7 @@ class Lease:
         if self._turn is None:
             self._lost_property.give_up(self)
 
-    def _join(self, writer: object) -> Turn | None:
+    def _join(self, writer: Writer) -> Turn | None:
         """Take part in the open lease, if that may go on."""
         with self._changed:
             turn = self._turn
@@ -248,12 +248,12 @@ class Lease:
                 return None
             turn.ending = turn.must_not_go_on(len(self.channel.wire.arbiter) > 0)
             if not turn.ending:
-                turn.writers.add(writer)
+                turn.enter(writer)
             joined = None if turn.ending else turn
         self.channel._transport.interrupt()
         return joined
 
-    def _begin(self, writer: object, limit: float) -> Turn:
+    def _begin(self, writer: Writer, limit: float) -> Turn:
         """Wait in line, and open a lease that the worker holds."""
         rules = self.rules
         longest = min(rules.longest + rules.reply_time, LONGEST_TIMEOUT_S)
@@ -272,7 +272,7 @@ class Lease:
                 self.inbox.forget_late()
                 self.expecting = False
                 turn = Turn(guard, rules, self.inbox)
-                turn.writers.add(writer)
+                turn.enter(writer)
                 self._turn = turn
         except BaseException:
             if turn is None or self._turn is not turn:
@@ -334,6 +334,7 @@ class Lease:
                     turn.note_watching(now)
                     due = turn.due()
                     if turn.ending or now >= due:
+                        turn.ending = True
                         break
                     if self._messages and not self.inbox.waiting:
                         self._changed.wait(due - now)
@@ -351,7 +352,10 @@ class Lease:
             self._end(turn, outcome)
 
     def _take_reply(self, turn: Turn, due: float) -> bool:
-        """Receive once; tell whether the reply is complete. A revocation lets this come to its end."""
+        """Receive once; tell whether the reply is complete and nobody is about to ask again in this lease.
+
+        A revocation lets this come to its end.
+        """
         guard = turn.guard
         guard.begin_operation()
         try:
@@ -360,7 +364,7 @@ class Lease:
                 turn.watched = min(perf_counter(), due)
                 return False
             with self._changed:
-                complete = self._hear(turn, data)
+                complete = self._hear(turn, data) and not turn.writers
                 if complete:
                     self._turn = None
             if complete:
@@ -391,6 +395,8 @@ class Lease:
         with self._changed:
             if self._turn is turn:
                 self._turn = None
+            while turn.writers:  # who joined before it was revoked: what the driver's thread does is not over yet
+                self._changed.wait()
             received = bytes(turn.received)
             ended = self._is_complete(turn) or (bool(received) and not self._terminator)
             answered = outcome != "ok" or turn.satisfied or ended

@@ -14,6 +14,15 @@ PAUSE_S: Final = 0.02
 read on within this time (20 characters at 9600 baud)."""
 
 
+class Writer:
+    """One write of the driver's, or another use of the wire within its lease."""
+
+    __slots__ = ("turn",)
+
+    def __init__(self) -> None:
+        self.turn: Turn | None = None
+
+
 class Turn:
     """One lease, from the write that opens it to its end. All of it is used with the inbox's ``changed`` held.
 
@@ -22,7 +31,7 @@ class Turn:
 
     def __init__(self, guard: LeaseGuard, rules: LeaseRules, inbox: Inbox) -> None:
         self.guard = guard
-        self.writers: set[object] = set()
+        self.writers: set[Writer] = set()
         """Who sends just now; the lease cannot end meanwhile."""
         self.ending = False
         """Whether it is to end as soon as nobody sends."""
@@ -35,6 +44,11 @@ class Turn:
         self._missed = 0.0
         self._rules = rules
         self._inbox = inbox
+
+    def enter(self, writer: Writer) -> None:
+        """Have the lease go on until the writer is discarded from ``writers``."""
+        writer.turn = self
+        self.writers.add(writer)
 
     def note_sent(self, data: bytes, transmission_time: float) -> None:
         """Take note of a command; its bytes are on the line for ``transmission_time`` seconds."""

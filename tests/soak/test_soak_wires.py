@@ -12,6 +12,7 @@ from proofs import (
 )
 from ptys import PtyInstrument
 from test_arbiter_state_machine import run_histories
+from test_wire_stumbling import stumbling
 
 from coexistence import SharedSerialPort
 
@@ -56,3 +57,8 @@ def test_hundred_thousand_exchanges():
 def test_many_wires():
     figures = many_wires(wires=20, threads=50, tasks=100, exchanges=100)
     assert figures["idle_cpu_share"] < 0.05
+
+
+@pytest.mark.parametrize("seed", range(1, 11))
+def test_threads_stand_still_at_random_lines(seed):
+    stumbling(seed, 60.0)
