@@ -116,10 +116,8 @@ def verify(
         uid = uid_of_journal(path)
         differences: list[Difference | FileProblem | NotCompared] = []
         if path.suffix != ".gz":
-            yield (
-                uid,
-                [NotCompared("run", "it goes on or is still to be delivered, see tandem catalog status")],
-            )
+            differences.append(NotCompared("run", "it goes on or is still to be delivered, see tandem catalog status"))
+            yield uid, differences
             continue
         try:
             differences += (

@@ -93,7 +93,7 @@ class OutageTransport(httpx.BaseTransport):
         if failing_for < PATIENCE_WITH_ERRORS_S:
             return
         response.close()
-        del self._failing_since[question]
+        self._failing_since.pop(question, None)  # another thread may have told of it
         directory = self._directory
         external = ExternalServer.read(directory)
         who = f"The catalog's server {external.uri if external else f'of {directory.root}'}"

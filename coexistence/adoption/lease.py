@@ -14,7 +14,15 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Final, TypeVar
 
-from coexistence.adoption.guards import LeaseGuard, ListeningGuard, StreamGuard, explained, whatever, whole_message
+from coexistence.adoption.guards import (
+    SOON_S,
+    LeaseGuard,
+    ListeningGuard,
+    StreamGuard,
+    explained,
+    whatever,
+    whole_message,
+)
 from coexistence.adoption.inbox import Inbox
 from coexistence.adoption.lost_property import LostProperty
 from coexistence.adoption.rules import LeaseRules
@@ -392,11 +400,13 @@ class Lease:
     def _end(self, turn: Turn, outcome: str) -> None:
         """Let others have the wire; what may still come is kept for the driver."""
         rules, guard = self.rules, turn.guard
+        deadline = perf_counter() + SOON_S
         with self._changed:
             if self._turn is turn:
                 self._turn = None
-            while turn.writers:  # who joined before it was revoked: what the driver's thread does is not over yet
-                self._changed.wait()
+            # Of who joined before it was revoked the driver's thread may still be at work.
+            while turn.writers and (remaining := deadline - perf_counter()) > 0.0:
+                self._changed.wait(remaining)
             received = bytes(turn.received)
             ended = self._is_complete(turn) or (bool(received) and not self._terminator)
             answered = outcome != "ok" or turn.satisfied or ended
